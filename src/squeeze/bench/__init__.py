@@ -1,0 +1,1 @@
+"""Measuring: vLLM in its own process, the benchmarks, timing."""
