@@ -46,3 +46,11 @@ class CandidateError(SqueezeError):
         super().__init__(message)
         self.stage = stage
         self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments: without this an error raised in a child could not cross the pipe.
+        return (_candidate_error, (str(self), self.stage, self.kind))
+
+
+def _candidate_error(message: str, stage: str, kind: FailureClass) -> CandidateError:
+    return CandidateError(message, stage=stage, kind=kind)

@@ -1,0 +1,195 @@
+"""CompressionConfig: what is to be done to a model; one frozen part per stage, None = stage off.
+
+A configuration is intent. It is hashable, goes to JSON and back unchanged, and refuses unknown keys.
+What the base model or the engine cannot take is told by ``squeeze.target``, before anything is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from squeeze.errors import ConfigError
+
+DepthMethod = Literal["uniform", "top", "influence", "explicit"]
+WidthMethod = Literal["activation", "magnitude"]
+Scheme = Literal["W8A8", "W4A16", "W4A16_ASYM", "W8A16", "FP8_DYNAMIC", "FP8"]
+Algorithm = Literal["rtn", "gptq", "awq"]
+
+
+class Part(BaseModel):
+    """A frozen record that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Calibration(Part):
+    """The text that a stage looks at.
+
+    source: ``manta`` (the study's chat set), ``random`` (random tokens), or a path of a ``.jsonl`` or
+    ``.parquet`` file with a ``conversations`` column. length: tokens a sample is cut to.
+    """
+
+    source: str = "manta"
+    samples: int = Field(64, ge=1, le=8192)
+    length: int = Field(512, ge=16, le=16384)
+    seed: int = 42
+
+
+class DepthConfig(Part):
+    """Which decoder layers stay.
+
+    layers: how many stay. method: ``uniform`` drops evenly spread ones, ``top`` the last ones,
+    ``influence`` those that turn the residual stream least (Block Influence, ShortGPT,
+    arXiv:2403.03853), ``explicit`` those listed in ``drop`` (0-based). Unless ``keep_ends`` is false
+    the first and the last layer stay.
+    """
+
+    layers: int = Field(ge=1)
+    method: DepthMethod = "influence"
+    drop: tuple[int, ...] = ()
+    keep_ends: bool = True
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _drop_goes_with_explicit(self) -> Self:
+        if (self.method == "explicit") != bool(self.drop):
+            raise ValueError("drop lists layers if and only if method is 'explicit'")
+        if len(set(self.drop)) != len(self.drop):
+            raise ValueError(f"drop must not name a layer twice; got {list(self.drop)}")
+        return self
+
+
+class WidthConfig(Part):
+    """How many feed-forward neurons stay in each layer, the same number in all.
+
+    width: the new intermediate_size, a multiple of ``step``. method: which neurons are important:
+    ``activation`` = mean |act(gate)·up| on calibration text × norm of the down column, ``magnitude`` =
+    norms of the weights.
+    """
+
+    width: int = Field(ge=1)
+    method: WidthMethod = "activation"
+    step: int = Field(128, ge=1)
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _width_is_a_multiple(self) -> Self:
+        if self.width % self.step:
+            raise ValueError(
+                f"width must be a multiple of {self.step}; got {self.width}; "
+                f"nearest: {max(1, round(self.width / self.step)) * self.step}"
+            )
+        return self
+
+
+class QuantizeConfig(Part):
+    """How the linear layers (never lm_head) are quantized.
+
+    scheme: a compressed-tensors preset. algorithm: ``rtn`` rounds to nearest without data, ``gptq``
+    (arXiv:2210.17323) and ``awq`` (arXiv:2306.00978) look at calibration text. dampening: GPTQ's share
+    of the mean Hessian diagonal that is added to it. group_size: weights a scale is shared by, for the
+    W4 schemes.
+    """
+
+    scheme: Scheme
+    algorithm: Algorithm = "rtn"
+    dampening: float = Field(0.01, gt=0, lt=1)
+    group_size: Literal[32, 64, 128] = 128
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _algorithm_fits_scheme(self) -> Self:
+        allowed = ALGORITHMS[self.scheme]
+        if self.algorithm not in allowed:
+            raise ValueError(f"{self.scheme} takes the algorithm {' or '.join(allowed)}; got {self.algorithm}")
+        if self.group_size != 128 and not self.scheme.startswith("W4"):
+            raise ValueError(f"group_size is for the W4 schemes; got {self.group_size} with {self.scheme}")
+        return self
+
+
+ALGORITHMS: dict[Scheme, tuple[Algorithm, ...]] = {
+    "W8A8": ("rtn", "gptq"),
+    "W4A16": ("gptq", "rtn"),
+    "W4A16_ASYM": ("awq", "rtn"),
+    "W8A16": ("rtn", "gptq"),
+    "FP8_DYNAMIC": ("rtn",),
+    "FP8": ("rtn",),
+}
+"""The algorithms each scheme may be made with."""
+
+
+class CompressionConfig(Part):
+    """Everything that is done to a base model, in the order of the fields."""
+
+    depth: DepthConfig | None = None
+    width: WidthConfig | None = None
+    quantize: QuantizeConfig | None = None
+
+    @property
+    def parts(self) -> tuple[tuple[str, Part], ...]:
+        """The stages that are on, in order: (stage name, its part)."""
+        named = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return tuple((name, part) for name, part in named if part is not None)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The kinds of compression in it, for tables: e.g. ``("depth", "W8A8")``."""
+        return tuple(part.scheme if isinstance(part, QuantizeConfig) else name for name, part in self.parts)
+
+    @property
+    def key(self) -> str:
+        """A hash of the content; equal configurations have equal keys."""
+        return digest(self.model_dump(mode="json"))
+
+
+def digest(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of a JSON value written canonically."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_config(path: Path) -> CompressionConfig:
+    """Read a configuration from a YAML (or JSON) file. Raises ConfigError, one line, for any mistake."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"a configuration file must be readable; {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"a configuration file must be YAML; {path}: {line}") from error
+    return parse_config(data if data is not None else {}, str(path))
+
+
+def parse_config(data: Any, origin: str) -> CompressionConfig:
+    """A configuration from plain data. Raises ConfigError naming the first broken rule and ``origin``."""
+    try:
+        return CompressionConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the whole"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"{origin}: unknown key {where}; known there: {', '.join(_known(first['loc']))}"
+            ) from error
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"{origin}: {where}: {message} (got {first['input']!r})") from error
+
+
+def _known(location: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys that are allowed beside the unknown one at that place."""
+    model: type[BaseModel] = CompressionConfig
+    children: dict[str, type[BaseModel]] = {
+        "depth": DepthConfig,
+        "width": WidthConfig,
+        "quantize": QuantizeConfig,
+        "calibration": Calibration,
+    }
+    for step in location[:-1]:
+        model = children.get(str(step), model)
+    return tuple(model.model_fields)

@@ -1,0 +1,132 @@
+"""What happened: Artifact (built), Measurement (raw numbers), Score (what they are worth).
+
+All are frozen and go to JSON and back. A Measurement holds raw numbers only, so that an objective can be
+changed and applied again without any engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from squeeze.config import CompressionConfig
+
+
+class Record(BaseModel):
+    """A frozen record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Artifact(Record):
+    """A model folder that loads, and how it came to be.
+
+    path: the folder. key: hash of its content. layers, width: decoder layers, intermediate_size.
+    seconds: stage -> s. notes: what a stage wants remembered, e.g. ``{"gptq_fallbacks": 0}``.
+    """
+
+    path: Path
+    key: str
+    config: CompressionConfig
+    layers: int
+    width: int
+    size_bytes: int
+    seconds: Mapping[str, float] = {}
+    notes: Mapping[str, Any] = {}
+
+
+class Question(Record):
+    """One question's outcome.
+
+    index: row of the benchmark. answers: the text of each turn. tokens: generated, over all turns.
+    score: 0.0–1.0, None where it is not scored. truncated: some turn hit the token limit.
+    """
+
+    index: int
+    answers: tuple[str, ...]
+    tokens: int
+    score: float | None
+    truncated: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether some turn's answer has no text."""
+        return any(not answer.strip() for answer in self.answers)
+
+
+class Timing(Record):
+    """Pure generation time of one benchmark in one pass: seconds and generated tokens."""
+
+    seconds: float
+    tokens: int
+
+
+class Pass(Record):
+    """One timed pass over the benchmarks: benchmark -> Timing. started: Unix time, s."""
+
+    started: float
+    timings: Mapping[str, Timing]
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Pooled over the benchmarks: total seconds over total generated tokens."""
+        tokens = sum(timing.tokens for timing in self.timings.values())
+        seconds = sum(timing.seconds for timing in self.timings.values())
+        return seconds / tokens if tokens else float("inf")
+
+
+class Measurement(Record):
+    """Raw numbers of one model in one engine.
+
+    workload: its key. engine: arguments and versions as resolved. complete: every question asked and
+    every repeat timed. questions: benchmark -> outcomes, in order of index. passes: timed passes of this
+    model. reference: passes of the baseline over the same questions, timed in between; empty for the
+    baseline itself. seconds: phase (start, generate, …) -> s.
+    """
+
+    model: str
+    workload: str
+    engine: Mapping[str, Any]
+    complete: bool
+    questions: Mapping[str, tuple[Question, ...]]
+    passes: tuple[Pass, ...]
+    reference: tuple[Pass, ...] = ()
+    seconds: Mapping[str, float] = {}
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Median over the passes, s per generated token."""
+        return median(timed.seconds_per_token for timed in self.passes)
+
+    @property
+    def reference_seconds_per_token(self) -> float | None:
+        """Median over the baseline's passes in between, s per generated token; None without any."""
+        return median(timed.seconds_per_token for timed in self.reference) if self.reference else None
+
+    @property
+    def accuracy(self) -> Mapping[str, float]:
+        """Benchmark -> mean score of its scored questions; benchmarks that are not scored are left out."""
+        means = {}
+        for name, questions in self.questions.items():
+            scores = [question.score for question in questions if question.score is not None]
+            if scores:
+                means[name] = sum(scores) / len(scores)
+        return means
+
+
+class Score(Record):
+    """What a measurement is worth: higher is better.
+
+    low, high: a 90 % interval of ``value``. parts: e.g. perf, perf_norm, speed_norm, per benchmark.
+    """
+
+    value: float
+    low: float
+    high: float
+    perf_norm: float
+    speed_norm: float
+    parts: Mapping[str, float] = {}
