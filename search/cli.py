@@ -1,0 +1,60 @@
+"""What every command does the same way: exit codes, one line for an error, the options they share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from squeeze.errors import SqueezeError
+
+INTERRUPTED = 130
+"""Exit code of a command that was interrupted and can be started again."""
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run a command and leave with its exit code.
+
+    ConfigError → 2, SetupError → 3, CandidateError → 1, each as one line on stderr; an interrupt or
+    SIGTERM → 130. A second interrupt leaves at once.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        code = main()
+        sys.stdout.flush()
+    except SqueezeError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    sys.exit(code)
+
+
+_interrupts = 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """The first signal unwinds; a second one leaves at once, whatever is going on."""
+    global _interrupts
+    _interrupts += 1
+    if _interrupts > 1:
+        os._exit(INTERRUPTED)  # children follow: they die with the process they came from
+    raise KeyboardInterrupt
+
+
+def command_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose --help ends with an example."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

@@ -1,0 +1,103 @@
+"""The record of a trial on disk: studies/<study>/trials/NNNN.json, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from squeeze.config import CompressionConfig
+from squeeze.errors import ConfigError, FailureClass, SetupError
+from squeeze.records import Artifact, Measurement, Record, Score
+
+STUDIES = Path("studies")
+MODELS = Path("models")
+
+State = Literal["complete", "pruned", "failed"]
+
+
+class TrialRecord(Record):
+    """All that is known of a finished trial.
+
+    number: Optuna's trial number. params: what the sampler chose. seconds: stage -> s. reason: why it was
+    pruned or failed; None when it was measured to the end. failure: its class.
+    """
+
+    number: int
+    state: State
+    params: Mapping[str, Any]
+    config: CompressionConfig
+    artifact: Artifact | None = None
+    measurement: Measurement | None = None
+    score: Score | None = None
+    seconds: Mapping[str, float] = {}
+    reason: str | None = None
+    failure: FailureClass | None = None
+
+
+def study_folder(study: str) -> Path:
+    """The folder of a study's files."""
+    return STUDIES / study
+
+
+def model_folder(study: str, number: int) -> Path:
+    """Where a trial's model is, while it is kept."""
+    return MODELS / study / f"{number:04d}"
+
+
+def save_trial(study: str, record: TrialRecord) -> None:
+    """Write a trial's record, replacing an older one of the same number."""
+    write_whole(study_folder(study) / "trials" / f"{record.number:04d}.json", record.model_dump_json(indent=1))
+
+
+def load_trials(study: str) -> list[TrialRecord]:
+    """The records of a study in order of number; empty when there are none.
+
+    Raises SetupError for a record that cannot be read.
+    """
+    records = []
+    for path in sorted((study_folder(study) / "trials").glob("[0-9]*.json")):
+        try:
+            records.append(TrialRecord.model_validate_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValidationError) as error:
+            raise SetupError(
+                f"a trial's record must be readable; {path}: {str(error).splitlines()[0]}; "
+                f"move it away to go on without it"
+            ) from error
+    return records
+
+
+def best_first(records: list[TrialRecord]) -> list[tuple[TrialRecord, Score]]:
+    """The trials measured to the end with their scores, best first; ties by the smaller number."""
+    scored = [(record, record.score) for record in records if record.state == "complete" and record.score]
+    return sorted(scored, key=lambda pair: (-pair[1].value, pair[0].number))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader, or the next start, sees the old or the new content, nothing between.
+
+    Raises SetupError when the place cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SetupError(f"{path} must be writable; {error.strerror}; free space or mend its rights") from error
+
+
+def check_name(study: str) -> str:
+    """The name of a study, once it is known to be fit for a file name. Raises ConfigError."""
+    if not study or not all(char.isalnum() or char in "-_." for char in study) or study.startswith("."):
+        raise ConfigError(f"a study's name has letters, digits, '-', '_' and '.'; got {study!r}")
+    if study.endswith("-pareto"):
+        raise ConfigError(f"a study's name must not end in '-pareto', its mirror's ending; got {study!r}")
+    return study
