@@ -1,30 +1,59 @@
 """Work in a child process of its own process group, with a deadline for every request.
 
-The parent stays light: it never imports torch or vllm. Children come from a fork server that has imported
-them once (no device is touched there), so a fresh process costs little. A child answers requests one at a
-time over a pipe; what it prints goes to its log file.
+The parent stays light: it never imports torch or vllm. Children are forked from a server that has imported
+them once (no device is touched there), so a fresh process costs milliseconds. A child answers requests one
+at a time over a pipe; what it prints goes to its log file. Linux only.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import ctypes
-import errno
-import multiprocessing
 import os
-import signal
+import pickle
+import socket
+import subprocess
 import sys
+import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Pipe
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from squeeze.errors import CandidateError, ConfigError, FailureClass, SetupError
+from squeeze.errors import CandidateError, SetupError
 
 Event = Mapping[str, Any]
 """A child's word on its progress, e.g. ``{"stage": "quantize"}``."""
+
+PRELOADED = (
+    "torch",
+    "transformers",
+    "datasets",
+    "vllm",
+    "vllm.entrypoints.llm",
+    "vllm.v1.engine.llm_engine",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.worker.gpu_worker",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.model_loader",
+    "vllm.model_executor.models.exaone4",
+    "llmcompressor",
+)
+"""What the server imports unless ``preload`` says otherwise. Any of it may be missing."""
+
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_COLOR": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Idle threads sleep at once: two engines may share the cores, one of them idle.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "1",
+}
+"""What children find in their environment where the caller's own says nothing."""
 
 
 class Handler(Protocol):
@@ -36,69 +65,83 @@ class Handler(Protocol):
 class Child:
     """A child process that answers requests.
 
-    handler: made in the child by calling ``make()``; must be importable (a module-level function or class).
-    stage: what failures are filed under. log: where stdout and stderr of the child go (appended).
+    handler: made in the child by calling ``make()``, at the first request; must be importable (a
+    module-level function or class, or a partial of one). stage: what failures are filed under. log: where
+    stdout and stderr of the child go (appended).
     """
 
     def __init__(self, make: Callable[[], Handler], *, stage: str, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.stage = stage
         self.log = log
-        context = multiprocessing.get_context("forkserver")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, stage, str(log)), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._words: dict[str, int] = {}
+        self._pipe, theirs = Pipe()
+        self._leash, guards = socket.socketpair()
+        message = pickle.dumps((sys.path, os.getcwd(), str(log.absolute()), stage, pickle.dumps(make)))
+        try:
+            _send(message, [theirs.fileno(), guards.fileno()])
+        finally:
+            theirs.close()
+            guards.close()
 
     @property
     def pid(self) -> int | None:
-        """The process id, which is the process group's too."""
-        return self._process.pid
+        """The process id, which is the process group's too; None while the server is not ready yet."""
+        self._listen(0)
+        return self._words.get("pid")
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
-        return self._process.is_alive()
+        """Whether the process still runs (or has yet to start)."""
+        return self._listen(0)
 
     def call(self, request: Any, *, deadline_s: float, tell: Callable[[Event], None] = lambda _: None) -> Any:
         """Send a request and wait for its answer.
 
+        deadline_s: seconds for the whole answer; the first call also waits for the server's imports.
         Raises CandidateError (timeout, killed, or what the child says), ConfigError or SetupError as the
-        child raised them. After a timeout or a death the whole process group is gone.
+        child raised them. After a timeout, a death or any exception here (Ctrl-C too) that leaves an
+        answer outstanding, the child and everything it started is gone.
         """
         ends = time.monotonic() + deadline_s
+        answered = False
         try:
-            self._pipe.send(request)
+            self._request(request)
             while True:
-                if not self._pipe.poll(max(0.0, ends - time.monotonic())):
-                    self.kill()
-                    raise CandidateError(
-                        f"no answer within {deadline_s:.0f} s; see {self.log}", stage=self.stage, kind="timeout"
-                    )
-                kind, value = self._pipe.recv()
+                kind, value = self._receive(ends, deadline_s)
                 if kind == "event":
                     tell(value)
-                elif kind == "result":
+                    continue
+                answered = True
+                if kind == "result":
                     return value
-                else:
-                    raise value
-        except (EOFError, ConnectionError) as error:
-            self._process.join(5)
-            code = self._process.exitcode
-            self.kill()
-            # 137 / -9 is what the kernel's out-of-memory killer leaves behind.
-            failure: FailureClass = "oom" if code in (-9, 137) else "killed"
-            raise CandidateError(
-                f"the process ended (exit {code}); see {self.log}", stage=self.stage, kind=failure
-            ) from error
+                raise value
+        finally:
+            if not answered:
+                self.kill()
+
+    def _request(self, request: Any) -> None:
+        try:
+            self._pipe.send(request)
+        except OSError as error:
+            self._died(error)
+
+    def _receive(self, ends: float, deadline_s: float) -> tuple[str, Any]:
+        try:
+            if self._pipe.poll(max(0.0, ends - time.monotonic())):
+                kind, value = self._pipe.recv()
+                return kind, value
+        except (EOFError, OSError) as error:
+            self._died(error)
+        raise CandidateError(
+            f"no answer within {deadline_s:.0f} s; see {self.log}", stage=self.stage, kind="timeout"
+        )
 
     def kill(self) -> None:
-        """End the whole process group now."""
-        if self._process.pid is not None and self._process.is_alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()
-        self._process.join(10)
+        """End the process, and everything it started, now. Once it is dead this does nothing."""
+        with contextlib.suppress(OSError):
+            self._leash.shutdown(socket.SHUT_WR)
+        self._listen(10)
         self._pipe.close()
 
     def __enter__(self) -> Child:
@@ -107,49 +150,121 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    def _died(self, error: BaseException) -> NoReturn:
+        ends = time.monotonic() + 10
+        while self._listen(max(0.0, ends - time.monotonic())) and time.monotonic() < ends:
+            pass
+        code = self._words.get("exit")
+        # 137 is what the kernel's out-of-memory killer leaves behind.
+        raise CandidateError(
+            f"the process ended (exit {'unknown' if code is None else code}); see {self.log}",
+            stage=self.stage,
+            kind="oom" if code == 137 else "killed",
+        ) from error
 
-def preload(modules: list[str]) -> None:
-    """Name the modules that the fork server imports once. Must come before the first Child."""
-    multiprocessing.set_forkserver_preload(modules)
+    def _listen(self, wait_s: float) -> bool:
+        """Take in what the guard says, until it is gone or ``wait_s`` is over; whether it is still there."""
+        if self._leash.fileno() < 0:
+            return False
+        ends = time.monotonic() + wait_s
+        text = b""
+        while True:
+            self._leash.settimeout(max(1e-6, ends - time.monotonic()))
+            try:
+                data = self._leash.recv(4096)
+            except TimeoutError:
+                gone = False
+                break
+            except OSError:
+                data = b""
+            if not data:
+                gone = True
+                break
+            text += data
+        for line in text.decode().splitlines():
+            word, _, number = line.partition(" ")
+            self._words[word] = int(number)
+        if gone:
+            self._leash.close()
+        return not gone
 
 
-def _serve(pipe: Connection, make: Callable[[], Handler], stage: str, log: str) -> None:
-    """The child's whole life: own session, log file, then requests until the pipe closes."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(sink, 1)
-    os.dup2(sink, 2)
-    handler: Handler | None = None
-    while True:
+def preload(
+    modules: Sequence[str] = PRELOADED, environment: Mapping[str, str] = ENVIRONMENT, log: Path | None = None
+) -> None:
+    """Start the server that children are forked from, without waiting for it.
+
+    modules: imported there once; a missing or broken one is passed over. environment: set where the
+    caller's own has no value. log: where the server's own words go (nowhere without). The first Child does
+    the same with the defaults; once the server runs, this does nothing.
+    """
+    global _wanted
+    with _lock:
+        if _server is None:
+            _wanted = (tuple(modules), environment, log)
+        _running()
+
+
+_lock = threading.Lock()
+_wanted: tuple[tuple[str, ...], Mapping[str, str], Path | None] = (PRELOADED, ENVIRONMENT, None)
+_server: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+
+
+def _running() -> socket.socket:
+    """The socket of the server, started if there is none (or it has died)."""
+    global _server
+    modules, environment, log = _wanted
+    if sys.platform != "linux":
+        raise SetupError(
+            f"children need Linux (prctl, pidfd); this is {sys.platform}; run on a Linux machine"
+        )
+    if _server is not None and _server[0].poll() is None:
+        return _server[1]
+    _stop()
+    door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with open(log or os.devnull, "ab") as sink, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "squeeze.forkserver", str(theirs.fileno()), *modules],
+            env={**environment, **os.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C in a terminal is the caller's alone
+        )
+    _server = process, door
+    return door
+
+
+def _send(message: bytes, descriptors: list[int]) -> None:
+    """Hand a message to the server, started anew when it has died."""
+    with _lock:
+        for attempt in (1, 2):
+            door = _running()
+            try:
+                socket.send_fds(door, [message], descriptors)
+                return
+            except OSError as error:
+                if attempt == 2:
+                    raise SetupError(
+                        f"the process that children are forked from does not start ({error}); "
+                        f"try: {sys.executable} -c 'import torch, transformers, vllm'"
+                    ) from error
+                _stop()
+
+
+def _stop() -> None:
+    """Close the server's socket, at which it ends, and wait a moment for it."""
+    global _server
+    if _server is not None:
+        process, door = _server
+        _server = None
+        door.close()
         try:
-            request = pipe.recv()
-        except EOFError:
-            return
-        try:
-            handler = handler or make()
-            pipe.send(("result", handler(request, lambda event: pipe.send(("event", dict(event))))))
-        except (CandidateError, ConfigError, SetupError) as error:
-            traceback.print_exc()
-            pipe.send(("error", error))
-        except Exception as error:
-            traceback.print_exc()
-            pipe.send(("error", _classified(error, stage)))
+            process.wait(2)
+        except subprocess.TimeoutExpired:  # still importing
+            process.kill()
+            process.wait()
 
 
-def _classified(error: Exception, stage: str) -> CandidateError:
-    """The CandidateError for whatever a library raised."""
-    text = " ".join(str(error).split())
-    lowered = f"{type(error).__name__} {text}".lower()
-    kind: FailureClass = "other"
-    if isinstance(error, MemoryError) or "out of memory" in lowered or "outofmemory" in lowered:
-        kind = "oom"
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        kind = "disk"
-    elif "no kernel" in lowered or "not supported" in lowered or "notimplemented" in lowered:
-        kind = "kernel"
-    return CandidateError(f"{type(error).__name__}: {text[:500]}", stage=stage, kind=kind)
+atexit.register(_stop)

@@ -1,0 +1,239 @@
+"""Children with real processes: groups, deadlines, deaths. None of these needs vllm or torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from squeeze import child
+from squeeze.child import Child
+from squeeze.errors import CandidateError, ConfigError
+
+
+def answer(request: Any, tell: Any) -> Any:
+    """What the children of these tests do."""
+    match request:
+        case "pid":
+            return os.getpid(), os.getpgrp(), os.getsid(0)
+        case "say":
+            print("words on stdout")
+            os.write(2, b"words on stderr\n")
+            return None
+        case "events":
+            tell({"stage": "one"})
+            tell({"stage": "two"})
+            return "done"
+        case "grandchildren":
+            # One in the group, one that leaves it and ignores SIGTERM.
+            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+            inside = subprocess.Popen([sys.executable, "-c", code])
+            outside = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+            return inside.pid, outside.pid
+        case "hang":
+            time.sleep(600)
+        case "hang deaf":
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            time.sleep(600)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit 137":
+            os._exit(137)
+        case "exit 3":
+            sys.exit(3)
+        case "raise":
+            raise RuntimeError("a library\n broke")
+        case "config":
+            raise ConfigError("a value must be right; got wrong; set it right")
+        case "memory":
+            raise MemoryError
+        case "candidate":
+            raise CandidateError("mostly empty", stage="questions", kind="empty_output")
+        case "unpicklable":
+            return lambda: None
+        case _:
+            return request
+
+
+def handler() -> Any:
+    return answer
+
+
+def broken() -> Any:
+    raise ValueError("cannot be made")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light_server() -> Iterator[None]:
+    """A server that imports nothing heavy, and one name that does not exist."""
+    child._stop()
+    child.preload(["json", "no_such_module_anywhere"])
+    yield
+    child._stop()
+
+
+def start(tmp_path: Path) -> Child:
+    return Child(handler, stage="test", log=tmp_path / "logs" / "child.log")
+
+
+def gone(pid: int, within_s: float = 10) -> bool:
+    ends = time.monotonic() + within_s
+    while time.monotonic() < ends:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_the_child_leads_its_own_session_and_group(tmp_path: Path) -> None:
+    with start(tmp_path) as one:
+        pid, group, session = one.call("pid", deadline_s=20)
+        assert pid == group == session == one.pid
+        assert group != os.getpgrp()
+
+
+def test_requests_are_answered_in_one_process_and_each_child_is_a_new_one(tmp_path: Path) -> None:
+    with start(tmp_path) as one, start(tmp_path) as two:
+        assert one.call("pid", deadline_s=20) == one.call("pid", deadline_s=20)
+        assert one.call("pid", deadline_s=20) != two.call("pid", deadline_s=20)
+
+
+def test_events_arrive_in_order_before_the_result(tmp_path: Path) -> None:
+    told: list[Any] = []
+    with start(tmp_path) as one:
+        assert one.call("events", deadline_s=20, tell=told.append) == "done"
+    assert told == [{"stage": "one"}, {"stage": "two"}]
+
+
+def test_what_a_child_prints_goes_to_its_log_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with start(tmp_path) as one:
+        one.call("say", deadline_s=20)
+    assert "words on stdout" in one.log.read_text()
+    assert "words on stderr" in one.log.read_text()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_hung_child_is_a_timeout_and_all_it_started_is_gone(tmp_path: Path) -> None:
+    with start(tmp_path) as one:
+        pid = one.call("pid", deadline_s=20)[0]
+        grandchildren = one.call("grandchildren", deadline_s=20)
+        with pytest.raises(CandidateError, match="no answer within 1 s") as caught:
+            one.call("hang deaf", deadline_s=1)
+        assert (caught.value.kind, caught.value.stage) == ("timeout", "test")
+        assert not one.alive
+        for process in (pid, *grandchildren):
+            assert gone(process, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "code"), [("die", "oom", 137), ("exit 137", "oom", 137), ("exit 3", "killed", 3)]
+)
+def test_a_child_that_dies_is_told_with_its_exit_code(
+    tmp_path: Path, request_: str, kind: str, code: int
+) -> None:
+    with start(tmp_path) as one:
+        grandchildren = one.call("grandchildren", deadline_s=20)
+        with pytest.raises(CandidateError, match=f"exit {code}") as caught:
+            one.call(request_, deadline_s=20)
+        assert caught.value.kind == kind
+        assert all(gone(pid, 0.5) for pid in grandchildren)
+        with pytest.raises(CandidateError):  # and again, instead of an error of the pipe
+            one.call("pid", deadline_s=20)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"), [("raise", "other"), ("memory", "oom"), ("unpicklable", "other")]
+)
+def test_what_a_handler_raises_comes_as_one_line_and_the_child_lives_on(
+    tmp_path: Path, request_: str, kind: str
+) -> None:
+    with start(tmp_path) as one:
+        with pytest.raises(CandidateError) as caught:
+            one.call(request_, deadline_s=20)
+        assert caught.value.kind == kind
+        assert "\n" not in str(caught.value)
+        assert one.call("still here", deadline_s=20) == "still here"
+    assert "Traceback" in one.log.read_text()
+
+
+def test_the_projects_own_errors_cross_unchanged(tmp_path: Path) -> None:
+    with start(tmp_path) as one:
+        with pytest.raises(ConfigError, match="set it right"):
+            one.call("config", deadline_s=20)
+        with pytest.raises(CandidateError) as caught:
+            one.call("candidate", deadline_s=20)
+        assert (caught.value.stage, caught.value.kind) == ("questions", "empty_output")
+
+
+def test_a_handler_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with (
+        Child(broken, stage="engine", log=tmp_path / "log") as one,
+        pytest.raises(CandidateError, match="cannot be made"),
+    ):
+        one.call("pid", deadline_s=20)
+
+
+def test_a_partial_of_a_module_level_function_can_be_the_handler(tmp_path: Path) -> None:
+    with Child(partial(handler), stage="test", log=tmp_path / "log") as one:
+        assert one.call(17, deadline_s=20) == 17
+
+
+PARENT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from squeeze import child
+import test_child
+child.preload([])
+one = child.Child(test_child.handler, stage="test", log=Path({log!r}))
+two = child.Child(test_child.handler, stage="test", log=Path({log!r}))
+pids = [one.call("pid", deadline_s=20)[0], two.call("pid", deadline_s=20)[0]]
+pids += one.call("grandchildren", deadline_s=20)
+pids += [child._server[0].pid]
+print(*pids, flush=True)
+one.call("hang", deadline_s=600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_when_the_parent_dies_children_grandchildren_and_server_are_gone(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    program = PARENT.format(tests=str(Path(__file__).parent), log=str(tmp_path / "log"))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 5
+    time.sleep(0.2)
+    parent.send_signal(number)
+    _, errors = parent.communicate(timeout=20)
+    assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
+    assert all(gone(pid) for pid in pids)
+
+
+def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
+    with start(tmp_path) as one:
+        one.call("pid", deadline_s=20)
+        assert child._server is not None
+        before = child._server[0]
+        before.kill()
+        before.wait()
+        assert one.call("still here", deadline_s=20) == "still here"  # a running child does not need it
+        with start(tmp_path) as two:
+            assert two.call("pid", deadline_s=20)[0] == two.pid
+        assert child._server[0] is not before
