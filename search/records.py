@@ -22,8 +22,10 @@ State = Literal["complete", "pruned", "failed"]
 class TrialRecord(Record):
     """All that is known of a finished trial.
 
-    number: Optuna's trial number. params: what the sampler chose. seconds: stage -> s. reason: why it was
-    pruned or failed; None when it was measured to the end. failure: its class.
+    number: Optuna's trial number. params: what the sampler chose. baseline: key of the baseline's
+    measurement that it was scored against. bounds: rung -> the highest Score still possible after it.
+    seconds: stage -> s. reason: why it was pruned or failed; None when it was measured to the end.
+    failure: its class.
     """
 
     number: int
@@ -33,6 +35,8 @@ class TrialRecord(Record):
     artifact: Artifact | None = None
     measurement: Measurement | None = None
     score: Score | None = None
+    baseline: str | None = None
+    bounds: Mapping[str, float] = {}
     seconds: Mapping[str, float] = {}
     reason: str | None = None
     failure: FailureClass | None = None
@@ -50,7 +54,9 @@ def model_folder(study: str, number: int) -> Path:
 
 def save_trial(study: str, record: TrialRecord) -> None:
     """Write a trial's record, replacing an older one of the same number."""
-    write_whole(study_folder(study) / "trials" / f"{record.number:04d}.json", record.model_dump_json(indent=1))
+    write_whole(
+        study_folder(study) / "trials" / f"{record.number:04d}.json", record.model_dump_json(indent=1)
+    )
 
 
 def load_trials(study: str) -> list[TrialRecord]:
@@ -76,6 +82,20 @@ def best_first(records: list[TrialRecord]) -> list[tuple[TrialRecord, Score]]:
     return sorted(scored, key=lambda pair: (-pair[1].value, pair[0].number))
 
 
+def save_baseline(study: str, key: str, baseline: Measurement) -> None:
+    """Write the baseline's measurement under its key."""
+    write_whole(study_folder(study) / "baselines" / f"{key}.json", baseline.model_dump_json(indent=1))
+
+
+def load_baseline(study: str, key: str) -> Measurement | None:
+    """The baseline's measurement of that key; None when there is none that can be read."""
+    try:
+        text = (study_folder(study) / "baselines" / f"{key}.json").read_text(encoding="utf-8")
+        return Measurement.model_validate_json(text)
+    except (OSError, ValidationError):
+        return None
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader, or the next start, sees the old or the new content, nothing between.
 
@@ -91,7 +111,9 @@ def write_whole(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise SetupError(f"{path} must be writable; {error.strerror}; free space or mend its rights") from error
+        raise SetupError(
+            f"{path} must be writable; {error.strerror}; free space or mend its rights"
+        ) from error
 
 
 def check_name(study: str) -> str:

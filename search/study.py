@@ -11,12 +11,15 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +32,9 @@ from squeeze.errors import ConfigError, SetupError
 
 IDENTITY = ("model_key", "space", "objective", "schemes")
 """User attributes of a study that must not change over its life."""
+
+RETRY_OF = "retry_of"
+"""User attribute of a trial that repeats one that was cut off: that one's number."""
 
 OWNER = "owner"
 """User attribute of a trial: the process that runs it, as host:pid:start."""
@@ -55,6 +61,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         if parsed.database in (None, "", ":memory:"):
             raise ConfigError(f"--storage must name a file, or nothing could be resumed; got {shown}")
         _prepare_sqlite(Path(str(parsed.database)), create=create)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as error:
@@ -69,7 +76,9 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
 def _prepare_sqlite(path: Path, *, create: bool) -> None:
     """Make or open the file in write-ahead mode, so that a reader never blocks the search."""
     if not create and not path.is_file():
-        raise ConfigError(f"there is no study database {path}; run `python -m search.run` first, or give --storage")
+        raise ConfigError(
+            f"there is no study database {path}; run `python -m search.run` first, or give --storage"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
@@ -107,8 +116,9 @@ def open_study(name: str, url: str, identity: Mapping[str, Any]) -> tuple[optuna
         load_if_exists=True,
     )
     if not study.user_attrs:
-        study.set_metric_names(["Score"])
-        mirror.set_metric_names(["PerfNorm", "SpeedNorm"])
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            study.set_metric_names(["Score"])
+            mirror.set_metric_names(["PerfNorm", "SpeedNorm"])
         for key, value in identity.items():
             study.set_user_attr(key, value)
     return study, mirror
@@ -139,6 +149,20 @@ def finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
+def next_trial(study: optuna.Study, recipes: Sequence[Mapping[str, Any]], seed: int) -> optuna.Trial:
+    """The next trial: one that waits, else the next recipe, else what the sampler proposes.
+
+    Recipes are queued one at a time and the sampler is seeded by how many trials are finished, so that an
+    interrupted search goes on as an uninterrupted one would.
+    """
+    count = finished(study)
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if not waiting and count < len(recipes):
+        study.enqueue_trial(dict(recipes[count]))
+    study.sampler = TPESampler(seed=seed + count)
+    return study.ask()
+
+
 def add_to_mirror(mirror: optuna.Study, record: TrialRecord, source: FrozenTrial) -> None:
     """Put a scored trial into the mirror, once."""
     if record.score is None:
@@ -167,27 +191,22 @@ def owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}"
 
 
-def reap(study: optuna.Study) -> list[int]:
-    """Fail the running trials whose process on this host is gone, and queue their parameters again.
+def is_abandoned(trial: FrozenTrial) -> bool:
+    """Whether a running trial belongs to a process of this host that is gone. Other hosts' never are."""
+    return is_owner_gone(str(trial.user_attrs.get(OWNER, "")))
 
-    Returns their numbers. Trials of other hosts are left alone.
-    """
-    reaped = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, process = str(trial.user_attrs.get(OWNER, "")).partition(":")
-        pid, _, start = process.partition(":")
-        if host and (host != socket.gethostname() or _process_start(int(pid)) == start):
-            continue
-        study.tell(trial.number, state=TrialState.FAIL)
-        requeue(study, trial)
-        reaped.append(trial.number)
-    return reaped
+
+def is_owner_gone(owned_by: str) -> bool:
+    """Whether the process of an ``owner()`` text ran on this host and is gone, or nobody is named."""
+    host, _, process = owned_by.partition(":")
+    pid, _, start = process.partition(":")
+    return not host or (host == socket.gethostname() and _process_start(int(pid)) != start)
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue a trial's parameters again; the new trial inherits nothing else."""
     if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
 
 def _process_start(pid: int) -> str | None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from squeeze.target import Target
 
 from spaces import quantize
 from squeeze.config import CompressionConfig, DepthConfig, WidthConfig
-from squeeze.target import Target
 
 METHODS = ("influence", "uniform", "top")
 

@@ -1,0 +1,51 @@
+"""Which models of a study stay on disk: the best few; the best goes only after a better one is verified."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from search.records import MODELS, TrialRecord, best_first, model_folder
+from squeeze.errors import SqueezeError
+from squeeze.folder import verify_manifest
+
+KEPT = 3
+"""How many models of a study are kept."""
+
+
+def kept_numbers(study: str, records: list[TrialRecord]) -> list[int]:
+    """The trials whose models stay: the best ``KEPT`` whose folders are there and whole, best first."""
+    kept: list[int] = []
+    for record, _ in best_first(records):
+        if len(kept) == KEPT:
+            break
+        if is_whole(model_folder(study, record.number)):
+            kept.append(record.number)
+    return kept
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model folder is there and every file has the hash of its manifest."""
+    try:
+        verify_manifest(folder)
+    except (SqueezeError, OSError):
+        return False
+    return True
+
+
+def delete_others(study: str, records: list[TrialRecord]) -> list[int]:
+    """Delete the models of finished trials that are not kept, and half-written folders. Returns their numbers.
+
+    A model was measured in the engine before its trial could be complete, so a kept one loads; its hashes are
+    checked here, and what is worse goes only then. Folders of trials without a record are left alone.
+    """
+    kept = kept_numbers(study, records)
+    deleted = []
+    for record in records:
+        folder = model_folder(study, record.number)
+        if record.number not in kept and folder.exists():
+            shutil.rmtree(folder)
+            deleted.append(record.number)
+    for partial in (MODELS / study).glob(".*.partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    return deleted

@@ -1,0 +1,106 @@
+"""From the options of a search to everything it needs, checked, cheapest first."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from squeeze.bench.measure import Bench
+from squeeze.bench.workload import Workload, contest, demo
+from squeeze.hub import fetch
+from squeeze.target import Target
+
+import objectives
+import spaces
+from search.progress import Progress
+from search.records import (
+    MODELS,
+    STUDIES,
+    check_name,
+    load_baseline,
+    save_baseline,
+    study_folder,
+    write_whole,
+)
+from search.study import default_storage, open_study
+from search.trial import Plan
+from squeeze.decoder import Decoder
+from squeeze.demo import DATA_DIR, MODEL_DIR
+from squeeze.folder import content_key
+
+
+@dataclass(frozen=True)
+class Search:
+    """An opened search: nothing has been measured yet."""
+
+    name: str
+    study: optuna.Study
+    mirror: optuna.Study
+    base: Path
+    model_key: str
+    workload: Workload
+    target: Target
+    space: spaces.Space
+    objective: objectives.Objective
+
+    @contextlib.contextmanager
+    def measuring(self, progress: Progress) -> Iterator[tuple[Plan, Bench]]:
+        """Start the measuring side; measure the baseline unless that has been done with the same engine."""
+        log = study_folder(self.name) / "logs" / "baseline.log"
+        with Bench(self.workload, self.base, self.target, log=log) as bench:
+            key = bench.baseline_key(self.model_key)
+            baseline = load_baseline(self.name, key)
+            if baseline is None:
+                progress.begin("baseline")
+                baseline = bench.measure_baseline(tell=progress.tell)
+                save_baseline(self.name, key, baseline)
+                progress.say(
+                    f"baseline: {baseline.seconds_per_token * 1e6:.1f} µs per token, {baseline.accuracy}"
+                )
+            bench.baseline = baseline
+            yield (
+                Plan(
+                    study=self.name,
+                    base=self.base,
+                    data=self.workload.data,
+                    space=self.space,
+                    objective=self.objective,
+                    target=self.target,
+                    baseline=baseline,
+                    baseline_key=key,
+                ),
+                bench,
+            )
+
+
+def open_search(arguments: argparse.Namespace) -> Search:
+    """Check the options and open the study. Raises ConfigError or SetupError before anything is changed."""
+    embedded = arguments.model is None
+    name = check_name(arguments.study or ("demo" if embedded else "exaone"))
+    space = spaces.load(arguments.space)
+    objective = objectives.load(arguments.objective)
+    for folder in (STUDIES, MODELS):
+        probe = folder / ".writable"
+        write_whole(probe, "")
+        probe.unlink()
+    base = fetch(str(MODEL_DIR) if embedded else arguments.model, MODELS)
+    decoder = Decoder.read(base)
+    target = Target.here(decoder)
+    workload = demo(arguments.data or str(DATA_DIR)) if embedded else contest(arguments.data or "hub")
+    model_key = content_key(base)
+    study, mirror = open_study(
+        name,
+        arguments.storage or default_storage(name),
+        {
+            "model_key": model_key,
+            "model": arguments.model or "the embedded model",
+            "space": arguments.space,
+            "objective": arguments.objective,
+            "schemes": list(target.schemes()),
+        },
+    )
+    return Search(name, study, mirror, base, model_key, workload, target, space, objective)

@@ -1,0 +1,113 @@
+"""Search compression configurations of a model for the best Score; start it again to go on.
+
+--trials counts the finished (complete or pruned) trials of the study: the same command continues where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from search.cli import command_parser, positive, run_command
+from squeeze.errors import SetupError
+
+if TYPE_CHECKING:
+    import optuna
+    from squeeze.bench.measure import Bench
+
+    from search.progress import Progress
+    from search.trial import Plan
+
+FAILURES_IN_A_ROW = 3
+"""So many failures of the machine, one after the other, end the search."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = command_parser(
+        __doc__ or "", "python -m search.run --trials 40 --model models/base/EXAONE-4.0-1.2B"
+    )
+    options.add_argument("--trials", type=positive, required=True, help="finished trials wanted in the study")
+    options.add_argument(
+        "--study", help="its name (default: demo for the embedded model, exaone for another)"
+    )
+    options.add_argument("--model", help="a model folder or a hub id (default: the embedded model)")
+    options.add_argument(
+        "--data", help="a folder of data sets, or hub (default: hub; the embedded model's own)"
+    )
+    options.add_argument("--space", default="prune_quantize", help="what may be tried: a module of spaces/")
+    options.add_argument("--objective", default="competition", help="what is good: a module of objectives/")
+    options.add_argument("--storage", help="a database URL (default: sqlite:///studies/<study>.db)")
+    options.add_argument("--seed", type=int, default=42, help="of the sampler (default: 42)")
+    options.add_argument("--timeout", type=positive, help="begin no new trial after so many seconds")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit code."""
+    arguments = parser().parse_args(argv)
+
+    # Late, so that --help answers at once.
+    from search.prepare import open_search
+    from search.progress import Progress
+    from search.records import best_first, load_trials
+    from search.settle import catch_up
+    from search.show import print_table
+    from search.study import finished
+
+    search = open_search(arguments)
+    again = catch_up(search.study, search.mirror)
+    records = load_trials(search.name)
+    best = best_first(records)
+    progress = Progress(
+        search.name, arguments.trials, finished(search.study), best[0][1].value if best else None
+    )
+    if again:
+        progress.say(f"queued again, cut off in the last run: trial {', '.join(map(str, again))}")
+    if progress.done < arguments.trials:
+        with progress.live(), search.measuring(progress) as (plan, bench):
+            _loop(arguments, search.study, search.mirror, plan, bench, progress)
+    print_table(load_trials(search.name), sys.stdout)
+    return 0
+
+
+def _loop(
+    arguments: argparse.Namespace,
+    study: optuna.Study,
+    mirror: optuna.Study,
+    plan: Plan,
+    bench: Bench,
+    progress: Progress,
+) -> None:
+    """Run trials until enough are finished or the time is over."""
+    from search.settle import RETRIED, abandon, settle
+    from search.study import OWNER, finished, next_trial, owner
+    from search.trial import run_trial
+
+    ends = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
+    failures = 0
+    recipes = plan.space.recipes(plan.target)
+    while finished(study) < arguments.trials and time.monotonic() < ends:
+        trial = next_trial(study, recipes, arguments.seed)
+        trial.set_user_attr(OWNER, owner())
+        progress.begin(f"trial {trial.number}")
+        try:
+            record = run_trial(trial, plan, bench, progress)
+        except KeyboardInterrupt:
+            abandon(study, study.get_trials(deepcopy=False)[trial.number])
+            raise
+        settle(study, mirror, record)
+        progress.finish(record)
+        failures = failures + 1 if record.failure in RETRIED else 0
+        if failures == FAILURES_IN_A_ROW:
+            raise SetupError(
+                f"{failures} trials in a row failed for reasons of the machine, the last: {record.reason}; "
+                "mend that and run the same command again"
+            )
+
+
+if __name__ == "__main__":
+    run_command(main)

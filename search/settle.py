@@ -1,0 +1,101 @@
+"""What is done with a finished trial, in an order that a kill at any point leaves whole.
+
+First its record goes to disk, then Optuna is told, then the mirror; models are deleted last. Whatever a dead
+run left undone is done by ``catch_up`` at the next start.
+"""
+
+from __future__ import annotations
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.keep import delete_others
+from search.progress import compression
+from search.records import TrialRecord, load_trials, save_trial
+from search.study import RETRY_OF, add_to_mirror, is_abandoned, requeue
+from squeeze.errors import FailureClass
+
+RETRIED: tuple[FailureClass, ...] = ("killed", "disk")
+"""Failures of the machine, not of the candidate: tried once more."""
+
+
+def settle(study: optuna.Study, mirror: optuna.Study, record: TrialRecord) -> None:
+    """Save a trial's record, tell Optuna, fill the mirror, delete models that are not kept."""
+    save_trial(study.study_name, record)
+    tell(study, record)
+    add_to_mirror(mirror, record, _frozen(study, record.number))
+    delete_others(study.study_name, load_trials(study.study_name))
+
+
+def tell(study: optuna.Study, record: TrialRecord) -> None:
+    """Tell Optuna what became of a running trial.
+
+    A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it;
+    a failure of the machine as failed, and its parameters are queued once more.
+    """
+    frozen = _frozen(study, record.number)
+    trial = optuna.Trial(study, frozen._trial_id)
+    for name, value in _attributes(record).items():
+        trial.set_user_attr(name, value)
+    retried = record.failure in RETRIED
+    trial.set_constraint("candidate failed", float(record.failure is not None))
+    if record.state == "complete" and record.score is not None:
+        study.tell(trial, record.score.value)
+    elif retried:
+        study.tell(trial, state=TrialState.FAIL)
+        if RETRY_OF not in frozen.user_attrs:
+            requeue(study, frozen)
+    else:
+        study.tell(trial, state=TrialState.PRUNED)
+
+
+def catch_up(study: optuna.Study, mirror: optuna.Study) -> list[int]:
+    """Finish what a dead run of this host left: tell recorded trials, queue the others again.
+
+    Returns the numbers of the trials that are queued again.
+    """
+    records = {record.number: record for record in load_trials(study.study_name)}
+    queued = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not is_abandoned(trial):
+            continue
+        if trial.number in records:
+            tell(study, records[trial.number])
+        else:
+            abandon(study, trial)
+            queued.append(trial.number)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if trial.number in records:
+            add_to_mirror(mirror, records[trial.number], trial)
+    return queued
+
+
+def abandon(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Fail a trial that was cut off and queue its parameters again."""
+    study.tell(trial.number, state=TrialState.FAIL)
+    requeue(study, trial)
+
+
+def _frozen(study: optuna.Study, number: int) -> FrozenTrial:
+    return study.get_trials(deepcopy=False)[number]
+
+
+def _attributes(record: TrialRecord) -> dict[str, str | float]:
+    """What a reader of the dashboard wants beside the value."""
+    attributes: dict[str, str | float] = {
+        "compression": compression(record),
+        "result": record.state,
+        "seconds": round(sum(record.seconds.values()), 1),
+    }
+    if record.reason:
+        attributes["reason"] = record.reason
+    if record.failure:
+        attributes["failure"] = record.failure
+    if record.artifact:
+        attributes["size_mb"] = round(record.artifact.size_bytes / 1e6, 1)
+    if record.score:
+        attributes["PerfNorm"] = record.score.perf_norm
+        attributes["SpeedNorm"] = record.score.speed_norm
+        attributes["Score interval"] = f"{record.score.low:.4f} to {record.score.high:.4f}"
+        attributes.update(record.score.parts)
+    return attributes

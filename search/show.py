@@ -1,0 +1,145 @@
+"""Show the trials of a study: best first, the Pareto front, or one trial in full."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from search.cli import command_parser, positive, run_command
+
+if TYPE_CHECKING:
+    from search.records import TrialRecord
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = command_parser(__doc__ or "", "python -m search.show --study demo --pareto")
+    options.add_argument("--study", default="demo")
+    options.add_argument("--json", action="store_true", help="one JSON object a trial a line, by number")
+    options.add_argument("--objective", help="score the stored measurements again with another objective")
+    what = options.add_mutually_exclusive_group()
+    what.add_argument("--trial", type=int, help="one trial in full")
+    what.add_argument("--pareto", action="store_true", help="only the trials that none beats in both parts")
+    what.add_argument("--top", type=positive, help="only so many")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit code."""
+    arguments = parser().parse_args(argv)
+    from search.records import check_name, load_trials, study_folder
+    from squeeze.errors import ConfigError
+
+    name = check_name(arguments.study)
+    if not study_folder(name).is_dir():
+        raise ConfigError(f"--study must be one that was run here; there is no {study_folder(name)}")
+    records = load_trials(name)
+    if arguments.objective:
+        records = [_rescored(name, record, arguments.objective) for record in records]
+    if arguments.trial is not None:
+        chosen = [record for record in records if record.number == arguments.trial]
+        if not chosen:
+            raise ConfigError(f"--trial must be a finished trial of {name!r}; got {arguments.trial}")
+        print(chosen[0].model_dump_json(indent=1))
+        return 0
+    if arguments.pareto:
+        records = pareto_front(records)
+    if arguments.json:
+        for record in records[: arguments.top]:
+            print(json.dumps(as_json(record), ensure_ascii=False))
+    else:
+        print_table(records, sys.stdout, arguments.top)
+    return 0
+
+
+def as_json(record: TrialRecord) -> dict[str, Any]:
+    """The fields that scripts rely on."""
+    score = record.score
+    return {
+        "number": record.number,
+        "state": record.state,
+        "score": score.value if score else None,
+        "low": score.low if score else None,
+        "high": score.high if score else None,
+        "perf_norm": score.perf_norm if score else None,
+        "speed_norm": score.speed_norm if score else None,
+        "config": record.config.model_dump(mode="json"),
+        "seconds": dict(record.seconds),
+        "reason": record.reason,
+    }
+
+
+def pareto_front(records: list[TrialRecord]) -> list[TrialRecord]:
+    """The scored trials that no other beats in one of PerfNorm and SpeedNorm without losing in the other."""
+    scored = [(record, record.score) for record in records if record.score]
+
+    def beaten(perf: float, speed: float) -> bool:
+        return any(
+            other.perf_norm >= perf
+            and other.speed_norm >= speed
+            and (other.perf_norm, other.speed_norm) != (perf, speed)
+            for _, other in scored
+        )
+
+    return [record for record, score in scored if not beaten(score.perf_norm, score.speed_norm)]
+
+
+def print_table(records: list[TrialRecord], file: IO[str], top: int | None = None) -> None:
+    """All trials, the scored ones first, best on top."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.progress import compression
+    from search.records import best_first
+
+    ranked = [record for record, _ in best_first(records)]
+    rest = [record for record in records if record not in ranked]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("trial", "state", "Score", "90 % interval", "PerfNorm", "SpeedNorm", "compression", "s"):
+        table.add_column(
+            header, justify="left" if header in ("state", "compression") else "right", no_wrap=True
+        )
+    table.add_column("reason", overflow="fold")
+    for record in [*ranked, *rest][:top]:
+        score = record.score
+        figures = (
+            (
+                f"{score.value:.4f}",
+                f"{score.low:.4f}–{score.high:.4f}",
+                f"{score.perf_norm:.3f}",
+                f"{score.speed_norm:+.3f}",
+            )
+            if score
+            else ("", "", "", "")
+        )
+        seconds = f"{sum(record.seconds.values()):.0f}"
+        table.add_row(
+            str(record.number),
+            record.state,
+            *figures,
+            compression(record),
+            seconds,
+            record.reason or "",
+            style=None,
+        )
+    Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
+
+
+def _rescored(study: str, record: TrialRecord, objective: str) -> TrialRecord:
+    """The record with the Score of another objective, from the stored raw numbers."""
+    import objectives
+    from search.records import load_baseline
+
+    if record.state != "complete" or record.measurement is None or record.baseline is None:
+        return record
+    baseline = load_baseline(study, record.baseline)
+    if baseline is None:
+        return record.model_copy(update={"score": None, "reason": "its baseline's measurement is missing"})
+    return record.model_copy(update={"score": objectives.load(objective).score(record.measurement, baseline)})
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,96 @@
+"""What searches are doing here: which studies there are, how far each is, and what runs now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from search.cli import command_parser, run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = command_parser(__doc__ or "", "python -m search.status --json")
+    options.add_argument("--study", help="only that one")
+    options.add_argument("--json", action="store_true", help="one JSON object a study a line")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit code."""
+    arguments = parser().parse_args(argv)
+    from search.records import STUDIES, check_name
+    from squeeze.errors import ConfigError
+
+    if arguments.study:
+        names = [check_name(arguments.study)]
+        if not (STUDIES / names[0]).is_dir():
+            raise ConfigError(f"--study must be one that was run here; there is no {STUDIES / names[0]}")
+    else:
+        names = sorted(
+            path.name
+            for path in STUDIES.glob("*")
+            if (path / "baselines").is_dir() or (path / "logs").is_dir()
+        )
+        if not names:
+            print(
+                f"no study in {STUDIES}; begin one with `python -m search.run --trials 40`", file=sys.stderr
+            )
+    for name in names:
+        state = study_state(name)
+        print(json.dumps(state, ensure_ascii=False) if arguments.json else _line(state))
+    return 0
+
+
+def study_state(name: str) -> dict[str, Any]:
+    """The state of a study from its files: counts by state, the best, and what its search does now, if any."""
+    from search.records import best_first, load_trials, study_folder
+
+    records = load_trials(name)
+    best = best_first(records)
+    counts = {
+        state: sum(record.state == state for record in records) for state in ("complete", "pruned", "failed")
+    }
+    state: dict[str, Any] = {"study": name, **counts, "best": None, "running": None}
+    if best:
+        state["best"] = {"trial": best[0][0].number, "score": best[0][1].value}
+    state["running"] = _running(study_folder(name) / "live.json")
+    return state
+
+
+def _running(path: Path) -> dict[str, Any] | None:
+    """What the search that writes that file does now; None when it has ended or died."""
+    from search.study import is_owner_gone
+
+    try:
+        live: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if is_owner_gone(str(live.pop("owner", ""))):
+        return None
+    live["for_s"] = round(time.time() - live.pop("since"), 1)
+    return live
+
+
+def _line(state: dict[str, Any]) -> str:
+    done = f"{state['complete']} complete, {state['pruned']} pruned, {state['failed']} failed"
+    best = (
+        f"best {state['best']['score']:.4f} (trial {state['best']['trial']})"
+        if state["best"]
+        else "no best yet"
+    )
+    live = state["running"]
+    if live is None:
+        return f"{state['study']}: not running; {done}; {best}"
+    left = f", about {live['seconds_left'] / 60:.0f} min left" if live["seconds_left"] else ""
+    doing = f"{live['doing']}, {live['stage'] or 'start'}, for {live['for_s']:.0f} s"
+    return f"{state['study']}: running {live['finished']}/{live['trials']}: {doing}{left}; {done}; {best}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,122 @@
+"""One trial, from parameters to its record: suggest, refuse, build, measure rung by rung, score."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from squeeze.bench.measure import Bench
+from squeeze.pipeline import build_in_child
+from squeeze.target import Target
+
+from objectives import Objective
+from search.progress import Progress
+from search.pruning import RUNGS
+from search.records import TrialRecord, model_folder, study_folder
+from spaces import Space
+from squeeze.config import CompressionConfig
+from squeeze.errors import CandidateError
+from squeeze.records import Artifact, Measurement, Score
+
+BUILD_DEADLINE_S = 3600.0
+"""A build that takes longer hangs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays the same over a search.
+
+    base: the base model's folder. data: where the data sets are. baseline_key: of ``baseline``.
+    """
+
+    study: str
+    base: Path
+    data: str
+    space: Space
+    objective: Objective
+    target: Target
+    baseline: Measurement
+    baseline_key: str
+
+
+@dataclass
+class _Findings:
+    """What a trial has come to so far; becomes its record however it ends."""
+
+    config: CompressionConfig = CompressionConfig()
+    artifact: Artifact | None = None
+    measurement: Measurement | None = None
+    score: Score | None = None
+    bounds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_trial(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress) -> TrialRecord:
+    """Run one trial to its end: complete, pruned or failed.
+
+    Of the errors only CandidateError is caught; it becomes a failed record with its class.
+    """
+    found = _Findings()
+    try:
+        reason = _work(trial, plan, bench, progress, found)
+        return _record(trial, plan, found, state="pruned" if reason else "complete", reason=reason)
+    except CandidateError as error:
+        reason = f"{error.kind} in {error.stage}: {error}"
+        return _record(trial, plan, found, state="failed", reason=reason, failure=error.kind)
+
+
+def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, found: _Findings) -> str | None:
+    """Fill ``found``. Returns why the trial was pruned, or None when it is complete."""
+    found.config = plan.space.suggest(trial, plan.target)
+    broken = plan.target.refuse(found.config)
+    if broken:
+        raise CandidateError(broken[0], stage="target", kind="kernel")
+    log = study_folder(plan.study) / "logs" / f"{trial.number:04d}.log"
+    out = model_folder(plan.study, trial.number)
+    if out.exists():  # of a run that died after building it
+        shutil.rmtree(out)
+    found.artifact = build_in_child(
+        found.config, plan.base, out, plan.data, log=log, deadline_s=BUILD_DEADLINE_S, tell=progress.tell
+    )
+    found.seconds.update(found.artifact.seconds)
+    started = time.monotonic()
+    for rung, measurement in _rungs(bench.measure(out, log=log, tell=progress.tell)):
+        found.measurement = measurement
+        found.seconds["measure"] = time.monotonic() - started
+        if rung is None:
+            break
+        bound = plan.objective.optimistic(measurement, plan.baseline)
+        found.bounds[rung] = bound
+        trial.report(bound, RUNGS.index(rung))
+        if trial.should_prune():
+            return f"after {rung}: at best {bound:.4f}, the best so far has {trial.study.best_value:.4f}"
+    assert found.measurement is not None
+    found.score = plan.objective.score(found.measurement, plan.baseline)
+    return None
+
+
+def _rungs(measurements: Iterator[Measurement]) -> Iterator[tuple[str | None, Measurement]]:
+    """Each measurement with the rung it ends, None for the complete one."""
+    for measurement in measurements:
+        yield (None if measurement.complete else measurement.rung), measurement
+
+
+def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) -> TrialRecord:
+    params: Mapping[str, Any] = trial.params
+    return TrialRecord(
+        number=trial.number,
+        params=params,
+        config=found.config,
+        artifact=found.artifact,
+        measurement=found.measurement,
+        score=found.score,
+        baseline=plan.baseline_key,
+        bounds=found.bounds,
+        seconds=found.seconds,
+        **ending,
+    )

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search.records import TrialRecord, load_trials
+from search.settle import catch_up, settle
+from search.study import OWNER, RETRY_OF, default_storage, finished, next_trial, open_study, owner
+from squeeze.config import CompressionConfig
+from squeeze.errors import ConfigError, SetupError
+
+IDENTITY = {"model_key": "k", "model": "m", "space": "s", "objective": "o", "schemes": ["W8A8"]}
+RECIPES = ({"x": 3}, {"x": 5})
+
+
+def opened(**changes: Any) -> tuple[optuna.Study, optuna.Study]:
+    return open_study("demo", default_storage("demo"), {**IDENTITY, **changes})
+
+
+def begun(study: optuna.Study, *, owned_by: str) -> optuna.Trial:
+    trial = next_trial(study, RECIPES, seed=42)
+    trial.suggest_int("x", 0, 1000)
+    trial.set_user_attr(OWNER, owned_by)
+    return trial
+
+
+def dead_owner() -> str:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return f"{socket.gethostname()}:{process.pid}:1"
+
+
+def test_the_database_is_in_write_ahead_mode(workplace: Path) -> None:
+    opened()
+    with sqlite3.connect("studies/demo.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("key", ["model_key", "space", "objective", "schemes"])
+def test_a_study_made_with_another_identity_is_refused(workplace: Path, key: str) -> None:
+    opened()
+    with pytest.raises(ConfigError, match="was made with"):
+        opened(**{key: ["other"] if key == "schemes" else "other", "model": "another"})
+
+
+def test_a_study_of_another_program_is_refused(workplace: Path) -> None:
+    study = optuna.create_study(study_name="demo", storage=default_storage("demo"))
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(ConfigError, match="not made by this program"):
+        opened()
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("nonsense", ConfigError),
+        ("sqlite://", ConfigError),
+        ("sqlite:////proc/none/demo.db", SetupError),
+        ("mysql+nodriver://user:secret@localhost/x", SetupError),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_one_line_without_the_password(
+    workplace: Path, url: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error) as caught:
+        open_study("demo", url, IDENTITY)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused(workplace: Path) -> None:
+    Path("studies/demo.db").write_text("this is a letter, not a database\n" * 100)
+    with pytest.raises(SetupError, match="not a database"):
+        opened()
+
+
+def test_recipes_come_first_and_the_sampler_after_them(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    study, mirror = opened()
+    chosen = []
+    for number in range(3):
+        trial = begun(study, owned_by=owner())
+        chosen.append(trial.params["x"])
+        settle(study, mirror, scored(number, 0.5))
+    assert chosen[:2] == [3, 5]
+    assert finished(study) == 3
+
+
+def test_settling_tells_the_study_and_fills_the_mirror_once(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    study, mirror = opened()
+    begun(study, owned_by=owner())
+    settle(study, mirror, scored(0, 0.55, perf=0.9, speed=0.2))
+    catch_up(study, mirror)
+    assert study.best_value == 0.55
+    assert [trial.values for trial in mirror.get_trials()] == [[0.9, 0.2]]
+    assert mirror.get_trials()[0].params == {"x": 3}
+    assert study.metric_names == ["Score"]
+    assert mirror.metric_names == ["PerfNorm", "SpeedNorm"]
+
+
+def test_a_failed_candidate_counts_and_is_infeasible_to_the_sampler(workplace: Path) -> None:
+    study, mirror = opened()
+    begun(study, owned_by=owner())
+    settle(study, mirror, failed(0, "oom"))
+    trial = study.get_trials()[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.constraints == {"candidate failed": 1.0}
+    assert trial.user_attrs["failure"] == "oom"
+    assert finished(study) == 1
+
+
+def test_a_failure_of_the_machine_is_tried_once_more_and_no_oftener(workplace: Path) -> None:
+    study, mirror = opened()
+    for number in range(2):
+        begun(study, owned_by=owner())
+        settle(study, mirror, failed(number, "disk"))
+    states = [trial.state for trial in study.get_trials()]
+    assert states == [TrialState.FAIL, TrialState.FAIL]
+    assert study.get_trials()[1].user_attrs[RETRY_OF] == 0
+    assert finished(study) == 0
+
+
+def test_a_trial_cut_off_is_queued_again_before_anything_else(workplace: Path) -> None:
+    study, mirror = opened()
+    begun(study, owned_by=dead_owner())
+    assert catch_up(study, mirror) == [0]
+    again = begun(study, owned_by=owner())
+    assert again.params == {"x": 3}
+    assert again.user_attrs[RETRY_OF] == 0
+    assert study.get_trials()[0].state == TrialState.FAIL
+
+
+def test_a_trial_recorded_but_not_told_is_told_not_run_again(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    from search.records import save_trial
+
+    study, mirror = opened()
+    begun(study, owned_by=dead_owner())
+    save_trial("demo", scored(0, 0.6))
+    assert catch_up(study, mirror) == []
+    assert study.best_value == 0.6
+    assert len(mirror.get_trials()) == 1
+
+
+@pytest.mark.parametrize("owned_by", [f"otherhost:{os.getpid()}:1", None])
+def test_a_trial_of_a_living_or_foreign_process_is_left_alone(workplace: Path, owned_by: str | None) -> None:
+    study, mirror = opened()
+    begun(study, owned_by=owned_by or owner())
+    assert catch_up(study, mirror) == []
+    assert study.get_trials()[0].state == TrialState.RUNNING
+
+
+def test_records_come_back_as_they_were_saved(workplace: Path, scored: Callable[..., TrialRecord]) -> None:
+    from search.records import save_trial
+
+    records = [scored(0, 0.5), failed(1, "oom")]
+    for record in records:
+        save_trial("demo", record)
+    assert load_trials("demo") == records
+
+
+def failed(number: int, failure: Any) -> TrialRecord:
+    return TrialRecord(
+        number=number, state="failed", params={}, config=CompressionConfig(), failure=failure, reason="why"
+    )
