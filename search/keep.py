@@ -34,7 +34,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def delete_others(study: str, records: list[TrialRecord]) -> list[int]:
-    """Delete the models of finished trials that are not kept, and half-written folders. Returns their numbers.
+    """Delete models of finished trials that are not kept, and half-written folders. Returns the numbers.
 
     A model was measured in the engine before its trial could be complete, so a kept one loads; its hashes are
     checked here, and what is worse goes only then. Folders of trials without a record are left alone.

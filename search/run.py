@@ -1,6 +1,6 @@
 """Search compression configurations of a model for the best Score; start it again to go on.
 
---trials counts the finished (complete or pruned) trials of the study: the same command continues where it was.
+--trials counts the finished (complete or pruned) trials of the study: the same command goes on.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def study_state(name: str) -> dict[str, Any]:
-    """The state of a study from its files: counts by state, the best, and what its search does now, if any."""
+    """The state of a study from its files: counts by state, the best, what its search does now."""
     from search.records import best_first, load_trials, study_folder
 
     records = load_trials(name)

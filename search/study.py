@@ -131,7 +131,7 @@ def _check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
     if not stored:
         if study.get_trials(deepcopy=False):
             raise ConfigError(
-                f"the study {study.study_name!r} in this storage was not made by this program; choose another --study"
+                f"the study {study.study_name!r} was not made by this program; choose another --study"
             )
         return
     for key in IDENTITY:

@@ -48,7 +48,7 @@ class Plan:
 class _Findings:
     """What a trial has come to so far; becomes its record however it ends."""
 
-    config: CompressionConfig = CompressionConfig()
+    config: CompressionConfig = field(default_factory=CompressionConfig)
     artifact: Artifact | None = None
     measurement: Measurement | None = None
     score: Score | None = None
