@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search import show, status
+from search.keep import delete_others
+from search.records import TrialRecord, model_folder, save_trial
+from squeeze.config import CompressionConfig
+from squeeze.errors import ConfigError
+from squeeze.folder import Manifest, file_hash, write_manifest
+
+
+def test_json_has_the_fields_scripts_rely_on(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_trial("demo", scored(0, 0.6, perf=0.9, speed=0.3))
+    pruned = TrialRecord(
+        number=1, state="pruned", params={}, config=CompressionConfig(), reason="after speed"
+    )
+    save_trial("demo", pruned)
+    assert show.main(["--study", "demo", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [list(row) for row in rows] == [
+        ["number", "state", "score", "low", "high", "perf_norm", "speed_norm", "config", "seconds", "reason"]
+    ] * 2
+    assert (rows[0]["score"], rows[0]["perf_norm"], rows[0]["speed_norm"]) == (0.6, 0.9, 0.3)
+    assert (rows[1]["state"], rows[1]["score"], rows[1]["reason"]) == ("pruned", None, "after speed")
+
+
+def test_the_pareto_front_leaves_out_what_is_beaten_in_both_parts(
+    scored: Callable[..., TrialRecord],
+) -> None:
+    records = [
+        scored(0, 0.5, 1.0, 0.0),
+        scored(1, 0.5, 0.8, 0.3),
+        scored(2, 0.4, 0.8, 0.2),
+        scored(3, 0.5, 0.7, 0.1),
+    ]
+    assert [record.number for record in show.pareto_front(records)] == [0, 1]
+
+
+def test_the_table_lists_the_best_first(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, value in enumerate((0.5, 0.7, 0.6)):
+        save_trial("demo", scored(number, value))
+    show.main(["--study", "demo"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "0"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["--study", "none"], ["--study", "../x"], ["--study", "demo", "--trial", "7"]]
+)
+def test_what_does_not_exist_is_one_line(
+    workplace: Path, scored: Callable[..., TrialRecord], argv: list[str]
+) -> None:
+    save_trial("demo", scored(0, 0.5))
+    with pytest.raises(ConfigError):
+        show.main(argv)
+
+
+def test_a_study_that_is_not_running_is_told_so(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_trial("demo", scored(0, 0.5))
+    (workplace / "studies/demo/live.json").write_text(
+        json.dumps({"owner": f"{socket.gethostname()}:1:of-another-life", "since": 0})
+    )
+    status.main(["--study", "demo"])
+    assert (
+        capsys.readouterr().out
+        == "demo: not running; 1 complete, 0 pruned, 0 failed; best 0.5000 (trial 0)\n"
+    )
+
+
+def test_only_the_best_three_whole_models_stay(workplace: Path, scored: Callable[..., TrialRecord]) -> None:
+    records = [scored(number, value) for number, value in enumerate((0.5, 0.9, 0.6, 0.7, 0.8))]
+    for record in records:
+        folder = model_folder("demo", record.number)
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(str(record.number))
+        files = {"weights": file_hash(folder / "weights")}
+        manifest = Manifest(files=files, config=record.config, base="b", data="d", versions={})
+        write_manifest(folder, manifest)
+    (model_folder("demo", 1) / "weights").write_text("flipped")
+    half = workplace / "models/demo/.0007.partial-1"
+    half.mkdir()
+    assert delete_others("demo", records) == [0, 1]
+    assert sorted(path.name for path in (workplace / "models/demo").iterdir()) == ["0002", "0003", "0004"]
