@@ -1,0 +1,124 @@
+"""Calibration text: conversations as the model would see them, as token ids."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from squeeze.config import Calibration, digest
+from squeeze.data.sets import HUB, load_rows
+from squeeze.errors import ConfigError
+
+_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
+    "system": "system",
+}  # fmt: skip
+_LOOKED_AT = 16
+"""Rows that are looked at for each sample that is asked for: the set has a million."""
+
+
+def calibration_tokens(folder: Path, calibration: Calibration, data: str) -> list[list[int]]:
+    """Calibration samples as token ids, each at most ``calibration.length`` long.
+
+    folder: the model whose tokenizer and chat template are used. data: ``"hub"`` or the folder with the
+    study's sets. The same arguments give the same samples; fewer than asked for when the source has no more.
+    Raises ConfigError when the source is missing or has no conversation with an assistant's turn.
+    """
+    from squeeze.versions import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    chance = random.Random(calibration.seed)
+    if calibration.source == "random":
+        special = set(tokenizer.all_special_ids)
+        plain = [token for token in range(len(tokenizer)) if token not in special]
+        return [chance.choices(plain, k=calibration.length) for _ in range(calibration.samples)]
+    rows = list(_rows(calibration, data))
+    chance.shuffle(rows)
+    samples: list[list[int]] = []
+    for row in rows:
+        messages = conversation(row)
+        if messages is None:
+            continue
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])[: calibration.length]
+        if len(tokens) > 1:
+            samples.append(tokens)
+        if len(samples) == calibration.samples:
+            break
+    if not samples:
+        raise ConfigError(
+            f"calibration needs conversations with an assistant's turn; {calibration.source} has none in its "
+            f"first {len(rows)} rows; choose another calibration.source"
+        )
+    return samples
+
+
+def conversation(row: Mapping[str, Any]) -> list[dict[str, str]] | None:
+    """The messages of a row ({role, content} each), or None when no turn is the assistant's.
+
+    Reads the columns conversations or messages, and turns of role or from, content or value.
+    """
+    turns = row.get("conversations") or row.get("messages") or []
+    messages = []
+    for turn in turns:
+        role = _ROLES.get(str(turn.get("role") or turn.get("from") or ""))
+        content = turn.get("content") or turn.get("value")
+        if role is None or not isinstance(content, str):
+            return None
+        messages.append({"role": role, "content": content})
+    return messages if any(message["role"] == "assistant" for message in messages) else None
+
+
+def check_source(calibration: Calibration, data: str) -> None:
+    """Raise ConfigError when the source cannot be there; cheap, before anything is built."""
+    source = calibration.source
+    if source in ("manta", "random"):
+        return
+    path = Path(source)
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise ConfigError(
+            f"calibration.source must be manta, random, or a .jsonl or .parquet file; "
+            f"got {source!r}; choose one"
+        )
+    if not path.is_file():
+        raise ConfigError(f"calibration.source must be there; {source} is no file; correct the path")
+
+
+def source_key(calibration: Calibration, data: str) -> str:
+    """A hash of what the samples depend on beside the tokenizer: the settings, a local file's content."""
+    from squeeze.folder import file_hash
+
+    content = None
+    if calibration.source == "manta" and data != HUB:
+        paths = [Path(data) / f"manta{suffix}" for suffix in (".parquet", ".jsonl")]
+        content = next((file_hash(path) for path in paths if path.is_file()), None)
+    elif calibration.source not in ("manta", "random"):
+        content = file_hash(Path(calibration.source))
+    return digest([calibration.model_dump(mode="json"), content])
+
+
+def _rows(calibration: Calibration, data: str) -> Sequence[Mapping[str, Any]]:
+    limit = max(4096, _LOOKED_AT * calibration.samples)
+    if calibration.source == "manta":
+        return load_rows("manta", data, limit)
+    check_source(calibration, data)
+    import datasets
+
+    datasets.disable_progress_bars()
+    path = Path(calibration.source)
+    loader = "parquet" if path.suffix == ".parquet" else "json"
+    try:
+        table = datasets.load_dataset(loader, data_files=str(path), split="train")
+    except Exception as error:
+        raise ConfigError(
+            f"calibration.source must be a readable {path.suffix} file; {path}: "
+            f"{type(error).__name__}; write it again"
+        ) from error
+    if not {"conversations", "messages"} & set(table.column_names):
+        raise ConfigError(
+            f"calibration.source must have a column conversations or messages; {path} has "
+            f"{', '.join(table.column_names)}; rename one"
+        )
+    return [table[index] for index in range(min(limit, len(table)))]

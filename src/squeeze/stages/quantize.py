@@ -1,0 +1,103 @@
+"""Quantization of the linear layers with llmcompressor, written in the compressed-tensors format."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from squeeze.config import CompressionConfig, QuantizeConfig
+from squeeze.decoder import Decoder, read_config
+from squeeze.errors import ConfigError
+from squeeze.folder import copy_others, write_config
+from squeeze.stages import Context
+from squeeze.target import calibrates, refuse_shape
+
+
+def run(source: Path, part: QuantizeConfig, out: Path, context: Context) -> dict[str, Any]:
+    """Write ``source`` with quantized linear layers, lm_head and embedding as they are, to ``out``.
+
+    llmcompressor keeps its state in the process, so a process should make one model. Notes:
+    ``gptq_fallbacks``, the linear layers that GPTQ gave up on and rounded to nearest; ``samples``, how many
+    calibrated.
+    """
+    decoder = Decoder.read(source)
+    for line in refuse_shape(CompressionConfig(quantize=part), decoder):
+        raise ConfigError(line)
+    from llmcompressor import oneshot
+    from llmcompressor.core import reset_session
+
+    from squeeze import versions
+    from squeeze.data.chat import calibration_tokens
+
+    samples = calibration_tokens(source, part.calibration, context.data) if calibrates(part) else []
+    reset_session()
+    model = versions.load_model(source, "cpu")  # llmcompressor takes it to the GPU, layer by layer
+    recipe = versions.quantize_recipe(
+        {"group_0": _group(part)},
+        part.algorithm,
+        part.dampening,
+        # Post-norm: no norm feeds a linear layer, so this is the only pair whose scales cancel in EXAONE-4
+        # (with grouped-query attention v_proj and o_proj differ in size).
+        awq_mappings=[(f"re:.*{decoder.family.up}$", [f"re:.*{decoder.family.down}$"])],
+    )
+    with _warnings() as warned:
+        oneshot(
+            model=model,
+            recipe=recipe,
+            dataset=_dataset(samples),
+            processor=versions.load_tokenizer(source),
+            **versions.oneshot_arguments(len(samples), part.calibration.length),
+        )
+    model.save_pretrained(out, save_compressed=True)
+    reset_session()
+    _as_source(source, out)
+    notes: dict[str, Any] = {"samples": len(samples)}
+    if part.algorithm == "gptq":
+        notes["gptq_fallbacks"] = versions.gptq_fallbacks(warned)
+    return notes
+
+
+def _group(part: QuantizeConfig) -> dict[str, Any]:
+    """The one config group: the preset of the scheme for every Linear, with the group size asked for."""
+    from compressed_tensors.quantization import preset_name_to_scheme
+
+    scheme: dict[str, Any] = preset_name_to_scheme(part.scheme, ["Linear"]).model_dump()
+    if scheme["weights"]["strategy"] == "group":
+        scheme["weights"]["group_size"] = part.group_size
+    return scheme
+
+
+def _dataset(samples: list[list[int]]) -> Any:
+    """The samples as llmcompressor takes them; None without any."""
+    if not samples:
+        return None
+    from datasets import Dataset
+
+    masks = [[1] * len(sample) for sample in samples]
+    return Dataset.from_dict({"input_ids": samples, "attention_mask": masks})
+
+
+def _as_source(source: Path, out: Path) -> None:
+    """Give the saved model the config, tokenizer and template of ``source``: saving changes or omits them."""
+    quantization = read_config(out)["quantization_config"]
+    for path in out.iterdir():
+        if not path.name.startswith("model"):  # weights and their index
+            path.unlink()
+    write_config(out, {**read_config(source), "quantization_config": quantization})
+    copy_others(source, out)
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """The warnings that llmcompressor logs meanwhile: it tells some failures in no other way."""
+    from loguru import logger
+
+    heard: list[str] = []
+    sink = logger.add(lambda message: heard.append(str(message.record["message"])), level="WARNING")
+    try:
+        yield heard
+    finally:
+        with contextlib.suppress(ValueError):  # llmcompressor may have taken all sinks away
+            logger.remove(sink)

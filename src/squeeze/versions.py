@@ -1,0 +1,187 @@
+"""Everything that differs between the supported versions of the libraries; nothing else knows them.
+
+Supported: transformers 4.57 with llmcompressor 0.9.0 and compressed-tensors 0.13, transformers 5.15–5.17 with
+llmcompressor 0.14 and compressed-tensors 0.19. Run in child processes only: torch and the like are imported
+inside the functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from squeeze.errors import SetupError
+
+THAT_MATTER = ("squeeze-search", "torch", "transformers", "llmcompressor", "compressed-tensors")
+"""Distributions whose version changes what a stage writes."""
+
+
+def installed() -> dict[str, str]:
+    """The versions of ``THAT_MATTER``; what is not installed is left out."""
+    found = {}
+    for name in THAT_MATTER:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def major(distribution: str) -> tuple[int, int]:
+    """Major and minor version of an installed distribution. Raises SetupError when it is not installed."""
+    try:
+        numbers = re.findall(r"\d+", metadata.version(distribution))
+    except metadata.PackageNotFoundError as error:
+        raise SetupError(
+            f"{distribution} is needed; it is not installed; run `uv sync --extra cpu`"
+        ) from error
+    return int(numbers[0]), int(numbers[1])
+
+
+def rope_for_4(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with RoPE and dtype as transformers 4 reads them (rope_theta, rope_scaling, torch_dtype).
+
+    transformers 5 writes rope_parameters and dtype, which 4.57 reads wrongly without a word.
+    """
+    new = dict(config)
+    rope = new.pop("rope_parameters", None)
+    if rope is not None:
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        new["rope_theta"] = rope.get("rope_theta", new.get("rope_theta", 10000.0))
+        new["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    dtype = new.pop("dtype", None)
+    if dtype is not None:
+        new.setdefault("torch_dtype", dtype)
+    return new
+
+
+def load_model(folder: Path, device: str) -> Any:
+    """The transformers model in a folder, in the dtype it is stored in, on a device, ready to evaluate."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from squeeze.decoder import read_config
+
+    config = AutoConfig.from_pretrained(folder)
+    stored = read_config(folder)
+    if major("transformers") < (5, 0) and "rope_parameters" in stored:
+        readable = rope_for_4(stored)
+        config.rope_theta, config.rope_scaling = readable["rope_theta"], readable["rope_scaling"]
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype="auto")
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder with its chat template."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from squeeze.decoder import read_json
+
+    settings = read_json(folder / "tokenizer_config.json")
+    if major("transformers") < (5, 0) and settings.get("tokenizer_class") == "TokenizersBackend":
+        # transformers 5's name for a plain tokenizer.json, which 4 does not know.
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def quantize_recipe(
+    groups: Mapping[str, Any], algorithm: str, dampening: float, awq_mappings: list[tuple[str, list[str]]]
+) -> list[Any]:
+    """llmcompressor's recipe for an algorithm (rtn, gptq, awq) over config groups; lm_head stays as it is.
+
+    awq_mappings: (layer whose outputs are scaled down, layers whose inputs are scaled up).
+    """
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    new = major("llmcompressor") >= (0, 14)
+    common: dict[str, Any] = {"config_groups": dict(groups), "ignore": ["lm_head"]}
+    if algorithm == "rtn":
+        return [QuantizationModifier(**common)]
+    if algorithm == "gptq":
+        if new:
+            from llmcompressor.modifiers.gptq import GPTQModifier
+
+            common["batched_quantization"] = "auto"
+        else:
+            from llmcompressor.modifiers.quantization import GPTQModifier
+        return [GPTQModifier(block_size=128, dampening_frac=dampening, actorder="static", **common)]
+    if new:
+        from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
+    else:
+        from llmcompressor.modifiers.awq import AWQMapping, AWQModifier
+    mappings = [AWQMapping(smooth, balance) for smooth, balance in awq_mappings]
+    settings: dict[str, Any] = {
+        "mappings": mappings,
+        "offload_device": None,
+        "duo_scaling": True,
+        "n_grid": 20,
+    }
+    if new:  # scales only; the rounding is another modifier's
+        return [AWQModifier(**settings), QuantizationModifier(**common)]
+    return [AWQModifier(sequential_targets=None, **settings, **common)]
+
+
+def oneshot_arguments(samples: int, length: int) -> dict[str, Any]:
+    """Every argument of oneshot but model, recipe, dataset and processor; the defaults differ by version.
+
+    samples: calibration samples. length: tokens of the longest.
+    """
+    arguments: dict[str, Any] = {
+        "config_name": None,
+        "tokenizer": None,
+        "precision": "auto",
+        "tie_word_embeddings": True,  # leave tied weights tied
+        "trust_remote_code_model": False,
+        "save_compressed": True,
+        "model_revision": "main",
+        "recipe_args": None,
+        "clear_sparse_session": False,
+        "stage": None,
+        "dataset_config_name": None,
+        "dataset_path": None,
+        "splits": None,
+        "batch_size": 1,
+        "data_collator": "truncation",
+        "num_calibration_samples": samples,
+        "shuffle_calibration_samples": False,
+        "max_seq_length": length,
+        "pad_to_max_length": False,
+        "text_column": "text",
+        "concatenate_data": False,
+        "streaming": False,
+        "overwrite_cache": False,
+        "preprocessing_num_workers": None,
+        "min_tokens_per_module": None,
+        "moe_calibrate_all_experts": True,
+        "quantization_aware_calibration": True,
+        "output_dir": None,
+        "log_dir": None,
+        "pipeline": "independent",
+        "sequential_targets": None,
+    }
+    if major("llmcompressor") >= (0, 14):
+        arguments |= {
+            "dataloader_num_workers": 0,
+            "sequential_offload_device": "cpu",
+            "sequential_prefetch": False,
+        }
+    else:
+        arguments |= {"use_auth_token": False}
+    return arguments
+
+
+def gptq_fallbacks(warnings: Iterable[str]) -> int:
+    """How many linear layers GPTQ rounded to nearest because their Hessian could not be inverted.
+
+    llmcompressor 0.9 warns for each, 0.14 once with the count; neither tells otherwise.
+    """
+    count = 0
+    for warning in warnings:
+        summary = re.search(r"inversion failed for (\d+)/\d+ modules", warning)
+        if summary:
+            count += int(summary[1])
+        elif "Falling back to round-to-nearest for this module" in warning:
+            count += 1
+    return count
