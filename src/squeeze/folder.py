@@ -23,7 +23,7 @@ from squeeze.shards import INDEX, Weight, read_header, read_index, shard_paths
 MANIFEST = "manifest.json"
 """The file of a built folder that says what is in it and how it was made."""
 
-_NOT_CONTENT = (MANIFEST, "README.md", "LICENSE", ".gitattributes", ".gitignore")
+_NOT_CONTENT = (MANIFEST, "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt")
 """Files that do not change what a model answers."""
 
 _KEPT_SUFFIXES = (".json", ".jinja", ".model", ".txt")
@@ -100,9 +100,10 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def copy_others(source: Path, out: Path) -> None:
-    """Copy what is neither weights nor config.json: tokenizer, chat template, generation config."""
-    for path in content_files(source):
-        if path.suffix in _KEPT_SUFFIXES and path.name not in (CONFIG, INDEX):
+    """Copy what is neither weights nor config.json: tokenizer, chat template, generation config, license."""
+    for path in source.iterdir():
+        kept = path.suffix in _KEPT_SUFFIXES and path.name not in (CONFIG, INDEX, MANIFEST)
+        if path.is_file() and (kept or path.name.startswith("LICENSE")):
             shutil.copyfile(path, out / path.name)
 
 

@@ -52,16 +52,16 @@ def build(
     decoder = validate(base)
     for line in refuse_shape(config, decoder):
         raise ConfigError(line)
-    for _, part in config.parts:
-        if _looks_at_text(part):
-            check_source(cast(Any, part).calibration, data)
+    for _, wanted in config.parts:
+        if _looks_at_text(wanted):
+            check_source(cast(Any, wanted).calibration, data)
     work = work_path(out)
     base_key = content_key(base)
     seconds: dict[str, float] = {}
     notes: dict[str, Any] = {}
     done = CompressionConfig()
     source = base
-    stages = config.parts or (("copy", None),)
+    stages: tuple[tuple[str, Part | None], ...] = config.parts or (("copy", None),)
     try:
         for position, (name, part) in enumerate(stages):
             tell({"stage": name})

@@ -7,8 +7,9 @@ inside the functions.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,27 @@ def oneshot_arguments(samples: int, length: int) -> dict[str, Any]:
     else:
         arguments |= {"use_auth_token": False}
     return arguments
+
+
+@contextlib.contextmanager
+def without_pinning() -> Iterator[None]:
+    """Let AWQ of llmcompressor 0.14 run on a machine without an accelerator.
+
+    There it pins its cache for copies to the GPU without asking whether there is one
+    (https://github.com/vllm-project/llm-compressor/pull/2813), and torch refuses.
+    """
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    pin = getattr(IntermediatesCache, "pin_memory", None)
+    if pin is None or torch.cuda.is_available():
+        yield
+        return
+    IntermediatesCache.pin_memory = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        IntermediatesCache.pin_memory = pin
 
 
 def gptq_fallbacks(warnings: Iterable[str]) -> int:

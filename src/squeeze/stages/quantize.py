@@ -42,7 +42,7 @@ def run(source: Path, part: QuantizeConfig, out: Path, context: Context) -> dict
         # (with grouped-query attention v_proj and o_proj differ in size).
         awq_mappings=[(f"re:.*{decoder.family.up}$", [f"re:.*{decoder.family.down}$"])],
     )
-    with _warnings() as warned:
+    with _warnings() as warned, versions.without_pinning():
         oneshot(
             model=model,
             recipe=recipe,
@@ -60,13 +60,36 @@ def run(source: Path, part: QuantizeConfig, out: Path, context: Context) -> dict
 
 
 def _group(part: QuantizeConfig) -> dict[str, Any]:
-    """The one config group: the preset of the scheme for every Linear, with the group size asked for."""
-    from compressed_tensors.quantization import preset_name_to_scheme
+    """The config group: how the weights and the inputs of every Linear are rounded.
 
-    scheme: dict[str, Any] = preset_name_to_scheme(part.scheme, ["Linear"]).model_dump()
-    if scheme["weights"]["strategy"] == "group":
-        scheme["weights"]["group_size"] = part.group_size
-    return scheme
+    Written out, not taken from the presets of compressed-tensors: those differ by version (W8A16 is
+    channelwise in 0.13 and grouped in 0.19, observers have changed).
+    """
+    bits = 4 if part.scheme.startswith("W4") else 8
+    kind = "float" if part.scheme.startswith("FP8") else "int"
+    strategy = "group" if bits == 4 else "tensor" if part.scheme == "FP8" else "channel"
+    weights = {
+        "num_bits": bits,
+        "type": kind,
+        "symmetric": part.scheme != "W4A16_ASYM",
+        "strategy": strategy,
+        "group_size": part.group_size if strategy == "group" else None,
+        "dynamic": False,
+        "observer": "memoryless_minmax",
+    }
+    inputs: dict[str, Any] | None = None
+    if part.scheme == "FP8":
+        inputs = {"strategy": "tensor", "dynamic": False, "observer": "static_minmax"}
+    elif part.scheme in ("W8A8", "FP8_DYNAMIC"):
+        inputs = {"strategy": "token", "dynamic": True, "observer": None}
+    if inputs is not None:
+        inputs |= {"num_bits": 8, "type": kind, "symmetric": True}
+    return {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": inputs,
+        "output_activations": None,
+    }
 
 
 def _dataset(samples: list[list[int]]) -> Any:
@@ -82,6 +105,11 @@ def _dataset(samples: list[list[int]]) -> Any:
 def _as_source(source: Path, out: Path) -> None:
     """Give the saved model the config, tokenizer and template of ``source``: saving changes or omits them."""
     quantization = read_config(out)["quantization_config"]
+    for group in quantization["config_groups"].values():
+        if group["weights"]["strategy"] != "group":
+            # The order in which GPTQ went is of no use to an engine, and compressed-tensors 0.13 refuses to
+            # read it for anything but groups.
+            group["weights"]["actorder"] = None
     for path in out.iterdir():
         if not path.name.startswith("model"):  # weights and their index
             path.unlink()
