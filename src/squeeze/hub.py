@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from squeeze.errors import ConfigError, SetupError
+from squeeze.errors import ConfigError, SetupError, SqueezeError
 from squeeze.folder import validate
 
 # Weights, configuration, tokenizer, template, license: nothing that runs and nothing that unpickles.
@@ -31,111 +36,131 @@ def fetch(model: str, models: Path) -> Path:
     when the hub cannot be reached, refuses, or the disk is full.
     """
     folder = Path(model).expanduser()
-    if folder.exists() or not _HUB_ID.fullmatch(model) or Path(model).parts[0] in (models.name, "."):
+    if folder.exists() or not _HUB_ID.fullmatch(model) or folder.parts[0] == models.name:
         validate(folder)
         return folder
-    owner, name = model.split("/")
-    place = models / "base" / f"{owner}--{name}"
+    place = models / "base" / model.replace("/", "--")
     if not place.exists():
-        _download(model, place)
+        try:
+            _fetch(model, place)
+        except SqueezeError:
+            raise
+        except Exception as error:  # two HTTP libraries, by version, and the hub's own errors
+            raise _refusal(error, model) from error
     validate(place)
     return place
 
 
-def _download(model: str, place: Path) -> None:
+def _fetch(model: str, place: Path) -> None:
     """Fetch into a hidden folder beside ``place``, check it, and rename it."""
-    import httpx
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
 
-    # The hidden folder has a fixed name: it is what lets the next start go on with the same bytes.
-    partial = place.with_name(f".{place.name}.fetching")
     endpoint = os.environ.get("HF_ENDPOINT")
     token = os.environ.get("HF_TOKEN") or False  # False: no token that some login left on this machine
-    try:
-        info = HfApi(endpoint=endpoint, token=token).model_info(
-            model, files_metadata=True, timeout=_TIMEOUT_S
-        )
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        wanted = [name for name in sizes if any(fnmatch(name, pattern) for pattern in _WANTED)]
-        wanted = [name for name in wanted if "/" not in name]  # other formats of the model lie in folders
-        partial.mkdir(parents=True, exist_ok=True)
-        _check_space(partial, sum(sizes[name] for name in wanted), model)
+    hub = HfApi(endpoint=endpoint, token=token)
+    info = hub.model_info(model, files_metadata=True, timeout=_TIMEOUT_S)
+    files = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, one) for one in _WANTED)]
+    files = [file for file in files if "/" not in file.rfilename]  # other formats of the model lie in folders
+    # The name is what lets the next start find the same bytes of the same commit.
+    partial = place.with_name(f".{place.name}.{str(info.sha)[:12]}.fetching")
+    with _alone(partial, model):
+        _check_space(partial, sum(file.size or 0 for file in files), model)
         print(f"fetching {model} at {info.sha} into {place}", file=sys.stderr)
-        snapshot_download(
-            model,
-            revision=info.sha,
-            local_dir=partial,
-            allow_patterns=wanted,
-            endpoint=endpoint,
-            token=token,
-            etag_timeout=_TIMEOUT_S,
-        )
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise _refusal(error, model) from error
-    # Without the network snapshot_download may return a folder that is not whole:
-    # https://github.com/huggingface/huggingface_hub/pull/3009
-    cut = [name for name in wanted if not _has(partial / name, sizes[name])]
-    if cut:
-        raise SetupError(
-            f"{model} was not fetched whole; {cut[0]} is incomplete; run the same command to go on"
-        )
-    try:
-        validate(partial)
-    except ConfigError as error:
-        raise ConfigError(f"{model} on the hub is no model that can be used: {error}") from error
-    shutil.rmtree(partial / ".cache", ignore_errors=True)
-    try:
+        for file in files:
+            path = partial / file.rfilename
+            url = hf_hub_url(model, file.rfilename, revision=info.sha, endpoint=endpoint)
+            found = get_hf_file_metadata(url, token=token, timeout=_TIMEOUT_S, endpoint=endpoint)
+            elsewhere = urlsplit(found.location).netloc != urlsplit(url).netloc
+            # snapshot_download would begin each file anew: since 1.18 it keeps no partial file.
+            # https://github.com/huggingface/huggingface_hub/issues/4196
+            with path.open("ab") as sink:
+                http_get(
+                    found.location,
+                    sink,
+                    resume_size=sink.tell(),
+                    headers=build_hf_headers(token=False if elsewhere else token),
+                    expected_size=found.size,
+                    displayed_filename=file.rfilename,
+                )
+            if not _is_whole(path, file):
+                path.unlink()
+                raise SetupError(
+                    f"{file.rfilename} of {model} must have the size and hash that the hub gives; it was fetched "
+                    f"damaged; run the same command to fetch it again"
+                )
+        try:
+            validate(partial)
+        except ConfigError as error:
+            raise ConfigError(f"{model} on the hub cannot be used: {error}") from error
         partial.rename(place)
-    except OSError:
-        if not place.exists():  # else another process was first, with the same files
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
+    for left in place.parent.glob(f".{place.name}.*.fetching"):  # of earlier commits
+        shutil.rmtree(left, ignore_errors=True)
 
 
-def _has(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+@contextlib.contextmanager
+def _alone(partial: Path, model: str) -> Iterator[None]:
+    """Hold the folder: two processes that append to one file would spoil it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise SetupError(f"{model} is being fetched by another process; wait until that is done") from error
+    finally:
+        os.close(descriptor)
+
+
+def _is_whole(path: Path, file: Any) -> bool:
+    """Whether a file has the size and, where the hub tells it, the SHA-256 of the original."""
+    if file.size is not None and path.stat().st_size != file.size:
+        return False
+    if file.lfs is None:
+        return True
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest() == str(file.lfs["sha256"])
 
 
 def _check_space(folder: Path, size: int, model: str) -> None:
-    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    missing = size - sum(path.stat().st_size for path in folder.iterdir())
     free = shutil.disk_usage(folder).free
-    if size - there > free:
+    if missing > free:
         raise SetupError(
-            f"{model} needs {size - there:,} more bytes, {folder.parent} has {free:,} free; make room there"
+            f"{model} needs {missing:,} bytes in {folder.parent}; {free:,} are free; make room there"
         )
 
 
 def _refusal(error: Exception, model: str) -> ConfigError | SetupError:
     """One clear line for whatever the hub's library raised."""
-    from huggingface_hub import errors
-
-    causes: list[Any] = [error, error.__cause__, error.__context__]
-    names = {type(cause).__name__ for cause in causes}
-    status = next((r.status_code for c in causes if (r := getattr(c, "response", None)) is not None), None)
-    full = any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes)
-    if full:
+    causes = [cause for cause in (error, error.__cause__, error.__context__) if cause is not None]
+    names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    answers = [answer for cause in causes if (answer := getattr(cause, "response", None)) is not None]
+    status = answers[0].status_code if answers else None
+    if any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for cause in causes):
         return SetupError(
-            f"the disk is full while fetching {model}; make room and run the same command to go on"
+            f"{model} must fit on the disk, which is full; make room, then run the same command"
         )
-    if isinstance(error, errors.GatedRepoError) or "GatedRepoError" in names or status == 403:
+    if isinstance(error, PermissionError):
+        return SetupError(
+            f"{error.filename} must be writable to store {model}; mend the rights of that folder"
+        )
+    if "GatedRepoError" in names or status == 403:
         return SetupError(
             f"{model} is gated; accept its terms on its hub page, set HF_TOKEN to a token of that account, "
             f"or give a local folder"
         )
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
+    if "RepositoryNotFoundError" in names or status in (401, 404):
         return ConfigError(
             f"a model must be a folder or a hub id; {model} is no folder here and the hub does not show it; "
             f"mend the name, or set HF_TOKEN if it is private"
         )
-    if names & {"OfflineModeIsEnabled"}:
-        return SetupError(
-            f"{model} is not on this machine and HF_HUB_OFFLINE is set; unset it or give a folder"
-        )
+    if "OfflineModeIsEnabled" in names:
+        return SetupError(f"{model} is not here and HF_HUB_OFFLINE is set; unset it or give a local folder")
     if status is not None:
         return SetupError(f"the hub answered {status} for {model}; try again later or give a local folder")
-    if isinstance(error, PermissionError):
-        return SetupError(f"{model} cannot be stored: {error}; mend the rights of that folder")
     return SetupError(
-        f"{model} is no folder here and the hub cannot be reached ({type(error).__name__}); go online and "
-        f"run the same command to go on, or give a local folder"
+        f"{model} is no folder here and the hub cannot be reached ({type(error).__name__}); go online and run "
+        f"the same command again, or give a local folder"
     )
