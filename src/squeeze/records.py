@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -79,33 +79,42 @@ class Pass(Record):
         return seconds / tokens if tokens else float("inf")
 
 
+Rung = Literal["speed", "block", "rest", "repeats"]
+
+
 class Measurement(Record):
     """Raw numbers of one model in one engine.
 
     workload: its key. engine: arguments and versions as resolved. complete: every question asked and
-    every repeat timed. questions: benchmark -> outcomes, in order of index. passes: timed passes of this
-    model. reference: passes of the baseline over the same questions, timed in between; empty for the
-    baseline itself. seconds: phase (start, generate, …) -> s.
+    every repeat timed. rung: how far it got: ``speed`` (the probe), ``block`` (the first block of questions),
+    ``rest`` (all of them once), ``repeats``. questions: benchmark -> outcomes, in order of index. passes:
+    timed passes of this model, the last one over the first block alone at rung ``block``. reference: passes
+    of the baseline over the same questions, timed in between; empty for the baseline itself. probe,
+    probe_reference: likewise, over the probe's few questions. seconds: phase (start, generate, …) -> s.
     """
 
     model: str
     workload: str
     engine: Mapping[str, Any]
     complete: bool
+    rung: Rung = "repeats"
     questions: Mapping[str, tuple[Question, ...]]
     passes: tuple[Pass, ...]
     reference: tuple[Pass, ...] = ()
+    probe: tuple[Pass, ...] = ()
+    probe_reference: tuple[Pass, ...] = ()
     seconds: Mapping[str, float] = {}
 
     @property
     def seconds_per_token(self) -> float:
-        """Median over the passes, s per generated token."""
-        return median(timed.seconds_per_token for timed in self.passes)
+        """Median over the passes, s per generated token; over the probe's while there is no other."""
+        return median(timed.seconds_per_token for timed in self.passes or self.probe)
 
     @property
     def reference_seconds_per_token(self) -> float | None:
         """Median over the baseline's passes in between, s per generated token; None without any."""
-        return median(timed.seconds_per_token for timed in self.reference) if self.reference else None
+        timed = self.reference if self.passes else self.probe_reference
+        return median(one.seconds_per_token for one in timed) if timed else None
 
     @property
     def accuracy(self) -> Mapping[str, float]:

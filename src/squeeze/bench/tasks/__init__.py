@@ -2,7 +2,7 @@
 
 A benchmark module has
 
-- ``MAX_TOKENS``: the most tokens one answer may have in a quick workload (the contest's cap is the workload's own);
+- ``MAX_TOKENS``: the most tokens one answer may have in a quick workload (else the workload says it);
 - ``TURNS``: how many turns a conversation has;
 - ``messages(row, answers)``: the chat up to the next user turn, given the answers so far;
 - ``score(row, answers)``: 0.0–1.0, or None where answers are not scored here.

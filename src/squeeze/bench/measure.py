@@ -1,0 +1,183 @@
+"""Measuring a model rung by rung, cheap evidence first, so that a hopeless candidate can be dropped early."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from squeeze.bench.engine import versions
+from squeeze.bench.reference import Bracketed, Reference, Resident
+from squeeze.bench.served import Served, Slice, Tell, silent
+from squeeze.bench.workload import Workload
+from squeeze.config import digest
+from squeeze.errors import CandidateError
+from squeeze.records import Measurement, Pass, Question, Rung, Timing
+from squeeze.target import Target
+
+
+class Bench:
+    """Measures a baseline and then any number of candidates with one workload.
+
+    base: the baseline's model folder. target: where the engine runs. log: what the baseline's engine prints.
+    Ends its processes with the ``with`` block.
+    """
+
+    def __init__(self, workload: Workload, base: Path, target: Target, *, log: Path) -> None:
+        self.workload = workload
+        self.baseline: Measurement | None = None
+        self._base = base
+        self._target = target
+        kind = Resident if target.device == "cpu" else Bracketed
+        self._reference: Reference = kind(base, workload, log)
+
+    def baseline_key(self, model_key: str) -> str:
+        """A hash of all that a baseline's measurement depends on: model, workload, engine, machine."""
+        target = self._target
+        machine = [target.device, target.name, target.memory_bytes, os.cpu_count()]
+        return digest([model_key, self.workload.key, versions(), machine])
+
+    def measure_baseline(self, *, tell: Tell = silent) -> Measurement:
+        """Measure the baseline; the complete Measurement, without reference passes.
+
+        Raises SetupError when it cannot be served, CandidateError when it does not answer.
+        """
+        served = self._reference.serve(tell)
+        try:
+            *_, last = _rungs(served, self._base, self.workload, None, tell)
+        finally:
+            self._reference.end()
+        return last
+
+    def measure(self, model: Path, *, log: Path, tell: Tell = silent) -> Iterator[Measurement]:
+        """Yield a growing Measurement after each rung: ``speed``, ``block``, ``rest``, ``repeats``, the last.
+
+        Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator
+        early ends the candidate's engine. Raises CandidateError for whatever goes wrong with the candidate.
+        """
+        self._reference.begin(tell)
+        try:
+            with Served(model, self.workload, log, tell) as served:
+                yield from _rungs(served, model, self.workload, self._reference, tell)
+        finally:
+            self._reference.end()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reference.close()
+
+
+@dataclass
+class _Lap:
+    """A pass in the making: benchmark -> what its slices took, of the model and of the baseline."""
+
+    started: float = field(default_factory=time.time)
+    mine: dict[str, Timing] = field(default_factory=dict)
+    others: dict[str, Timing] = field(default_factory=dict)
+
+    @property
+    def timed(self) -> Pass:
+        return Pass(started=self.started, timings=dict(self.mine))
+
+    @property
+    def reference(self) -> tuple[Pass, ...]:
+        """The baseline's pass; none when it was not timed this time."""
+        return (Pass(started=self.started, timings=dict(self.others)),) if self.others else ()
+
+
+def _rungs(
+    served: Served, model: Path, workload: Workload, reference: Reference | None, tell: Tell
+) -> Iterator[Measurement]:
+    """The rungs of one model in its engine; see ``Bench.measure``."""
+    began = time.perf_counter()
+    slices = served.slices
+    turn = 0
+    answers: dict[str, dict[int, Question]] = {name: {} for name in workload.questions}
+
+    def ask(lap: _Lap, parts: Sequence[Slice], repeat: int, *, keep: bool) -> None:
+        nonlocal turn
+        for part in parts:
+            turn += 1
+            other = None
+            # Who comes first changes from slice to slice, so that a drift hits both alike.
+            if reference is not None and turn % 2:
+                other = reference.time(part, repeat)
+            if keep:
+                questions, mine = served.answer(part, tell)
+                answers[part.benchmark].update((question.index, question) for question in questions)
+                _refuse_empty(part.benchmark, answers[part.benchmark])
+            else:
+                mine = served.time(part, tell)
+            if reference is not None and not turn % 2:
+                other = reference.time(part, repeat)
+            _add(lap.mine, part, mine)
+            if other is not None:
+                _add(lap.others, part, other)
+
+    def measurement(rung: Rung, probes: Sequence[_Lap], laps: Sequence[_Lap]) -> Measurement:
+        generating = sum(
+            timing.seconds
+            for lap in (*probes, *laps)
+            for timing in (*lap.mine.values(), *lap.others.values())
+        )
+        return Measurement(
+            model=str(model),
+            workload=workload.key,
+            engine=engine,
+            complete=rung == "repeats",
+            rung=rung,
+            questions={
+                name: tuple(found[index] for index in sorted(found))
+                for name, found in answers.items()
+                if found
+            },
+            passes=tuple(lap.timed for lap in laps),
+            reference=tuple(timed for lap in laps for timed in lap.reference),
+            probe=tuple(lap.timed for lap in probes),
+            probe_reference=tuple(timed for lap in probes for timed in lap.reference),
+            seconds={
+                **served.seconds,
+                "generate": generating,
+                "measure": time.perf_counter() - began,
+            },
+        )
+
+    engine: dict[str, Any] = {"given": workload.engine.model_dump(mode="json"), **served.engine}
+    probes: list[_Lap] = []
+    for repeat in range(workload.probes):
+        probes.append(_Lap())
+        ask(probes[-1], slices.probe, repeat, keep=repeat == 0)
+    yield measurement("speed", probes, [])
+    laps = [_Lap()]
+    ask(laps[0], slices.block, 0, keep=True)
+    yield measurement("block", probes, laps)
+    ask(laps[0], slices.rest, 0, keep=True)
+    if workload.repeats > 1:
+        yield measurement("rest", probes, laps)
+    for repeat in range(1, workload.repeats):
+        laps.append(_Lap())
+        ask(laps[-1], (*slices.block, *slices.rest), repeat, keep=False)
+    yield measurement("repeats", probes, laps)
+
+
+def _add(timings: dict[str, Timing], part: Slice, timing: Timing) -> None:
+    before = timings.get(part.benchmark, Timing(seconds=0.0, tokens=0))
+    timings[part.benchmark] = Timing(
+        seconds=before.seconds + timing.seconds, tokens=before.tokens + timing.tokens
+    )
+
+
+def _refuse_empty(benchmark: str, answers: dict[int, Question]) -> None:
+    """Raise CandidateError when more than half of a benchmark's answers so far have no text."""
+    empty = sum(question.empty for question in answers.values())
+    if 2 * empty > len(answers):
+        raise CandidateError(
+            f"at most half of the answers may be empty; {empty} of {len(answers)} are in {benchmark}",
+            stage="questions",
+            kind="empty_output",
+        )

@@ -1,0 +1,133 @@
+"""The baseline's time beside a candidate's: what makes two times comparable on a machine that drifts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from squeeze.bench.served import Served, Slice, Tell, silent
+from squeeze.bench.workload import Workload
+from squeeze.errors import CandidateError, SetupError
+from squeeze.records import Timing
+
+
+class Reference(Protocol):
+    """The baseline's side of a candidate's measurement."""
+
+    def begin(self, tell: Tell) -> None:
+        """Called before a candidate's engine starts."""
+
+    def serve(self, tell: Tell) -> Served:
+        """The baseline in an engine, for measuring it; ended by ``end`` or kept, as this kind does it."""
+
+    def end(self) -> None:
+        """Called when the measurement (of the baseline or a candidate) is over."""
+
+    def time(self, part: Slice, repeat: int) -> Timing | None:
+        """The baseline's time over the same questions; None when there is no new one for that repeat."""
+
+    def close(self) -> None:
+        """End every process."""
+
+
+class Resident:
+    """The baseline's engine stays in its process, idle in between, and is timed in turn with the candidate.
+
+    For targets where two engines fit: a CPU.
+    """
+
+    def __init__(self, base: Path, workload: Workload, log: Path) -> None:
+        self._base = base
+        self._workload = workload
+        self._log = log
+        self._served: Served | None = None
+
+    def begin(self, tell: Tell) -> None:
+        """Start the engine if it does not run."""
+        self.serve(tell)
+
+    def serve(self, tell: Tell) -> Served:
+        """The engine, started if it does not run. Raises SetupError when it cannot be."""
+        if self._served is None or not self._served.alive:
+            self._served = _start(self._base, self._workload, self._log, tell)
+        return self._served
+
+    def end(self) -> None:
+        """It stays."""
+
+    def time(self, part: Slice, repeat: int) -> Timing:
+        """Time the baseline now. An engine that has died is started again, once."""
+        try:
+            return self.serve(silent).time(part)
+        except CandidateError:
+            self.close()
+        try:
+            return self.serve(silent).time(part)
+        except CandidateError as error:
+            raise SetupError(f"the baseline can no longer be served: {error}") from error
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._served is not None:
+            self._served.close()
+            self._served = None
+
+
+class Bracketed:
+    """The baseline is timed in a process of its own before a candidate's, again after every few of them.
+
+    For targets where two engines do not fit: a GPU at the contest's memory utilization. every: candidates
+    that one timing serves.
+    """
+
+    def __init__(self, base: Path, workload: Workload, log: Path, every: int = 4) -> None:
+        self._base = base
+        self._workload = workload
+        self._log = log
+        self._every = every
+        self._served: Served | None = None
+        self._times: dict[Slice, Timing] = {}
+        self._uses = 0
+
+    def begin(self, tell: Tell) -> None:
+        """Time the baseline, unless the last timing has served fewer than ``every`` candidates."""
+        if self._times and self._uses < self._every:
+            self._uses += 1
+            return
+        served = self.serve(tell)
+        try:
+            slices = served.slices
+            for part in (*slices.probe, *slices.block, *slices.rest):
+                self._times[part] = served.time(part)
+        except CandidateError as error:
+            raise SetupError(f"the baseline can no longer be served: {error}") from error
+        finally:
+            self.end()
+        self._uses = 1
+
+    def serve(self, tell: Tell) -> Served:
+        """The baseline in an engine of its own, until ``end``. Raises SetupError when it cannot be."""
+        if self._served is None:
+            self._served = _start(self._base, self._workload, self._log, tell)
+        return self._served
+
+    def end(self) -> None:
+        """The engine makes room."""
+        self.close()
+
+    def time(self, part: Slice, repeat: int) -> Timing | None:
+        """The time taken before the candidate; there is one repeat of it."""
+        return self._times[part] if repeat == 0 else None
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._served is not None:
+            self._served.close()
+            self._served = None
+
+
+def _start(base: Path, workload: Workload, log: Path, tell: Tell) -> Served:
+    try:
+        return Served(base, workload, log, tell)
+    except CandidateError as error:
+        raise SetupError(f"the baseline {base} must be servable by vLLM: {error}") from error

@@ -1,0 +1,99 @@
+"""A model served by vLLM in a child process, seen from the parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from squeeze.bench.engine import Engine, Generate, Start, Started
+from squeeze.bench.workload import Workload
+from squeeze.child import Child, Event
+from squeeze.records import Question, Timing
+
+Tell = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """A ``Tell`` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Questions ``start``…``stop``, in the drawn order, of a benchmark."""
+
+    benchmark: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The questions of a workload cut into what is asked in one go.
+
+    Every timed pass asks ``block`` and then ``rest``, so that all passes have the same batches.
+    """
+
+    probe: tuple[Slice, ...]
+    block: tuple[Slice, ...]
+    rest: tuple[Slice, ...]
+
+    @classmethod
+    def of(cls, workload: Workload, counts: Mapping[str, int]) -> Slices:
+        """counts: benchmark -> questions, each 2 or more."""
+        blocks = {name: workload.block(count) for name, count in counts.items()}
+        return cls(
+            probe=tuple(Slice(name, 0, min(workload.probe, count)) for name, count in counts.items()),
+            block=tuple(Slice(name, 0, block) for name, block in blocks.items()),
+            rest=tuple(Slice(name, block, counts[name]) for name, block in blocks.items()),
+        )
+
+
+class Served:
+    """A model folder in a running engine; ends with the ``with`` block or ``close``.
+
+    Raises CandidateError (stage ``engine`` or ``questions``) for whatever the model does not stand.
+    """
+
+    def __init__(self, model: Path, workload: Workload, log: Path, tell: Tell = silent) -> None:
+        self._workload = workload
+        self._child = Child(partial(Engine, str(model), workload), stage="engine", log=log)
+        try:
+            started = self._child.call(Start(), deadline_s=workload.start_deadline_s, tell=tell)
+        except BaseException:
+            self._child.kill()
+            raise
+        assert isinstance(started, Started)
+        self._child.stage = "questions"
+        self.engine = started.engine
+        self.seconds = started.seconds
+        self.slices = Slices.of(workload, started.counts)
+
+    def answer(self, part: Slice, tell: Tell = silent) -> tuple[list[Question], Timing]:
+        """Answer the questions; outcomes in the drawn order, and the time of generating them."""
+        request = Generate(part.benchmark, part.start, part.stop)
+        questions, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
+        return questions, timing
+
+    def time(self, part: Slice, tell: Tell = silent) -> Timing:
+        """Answer the questions again, for the time alone."""
+        request = Generate(part.benchmark, part.start, part.stop, answers=False)
+        _, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
+        assert isinstance(timing, Timing)
+        return timing
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process still runs."""
+        return self._child.alive
+
+    def close(self) -> None:
+        """End the process, and everything it started."""
+        self._child.kill()
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

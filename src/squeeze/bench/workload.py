@@ -1,0 +1,150 @@
+"""What is measured and how: benchmarks, how many questions, limits, engine arguments. All of it data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from squeeze.bench import tasks
+from squeeze.config import Part, digest
+from squeeze.data.sets import HUB
+from squeeze.errors import ConfigError
+
+
+class EngineArguments(Part):
+    """Arguments of vLLM, the same for the baseline and every candidate.
+
+    max_model_len: None = the model's own. max_num_seqs: None = vLLM's own. enforce_eager: None = eager on a
+    CPU (compiling a small model there costs more than a search saves), graphs on a GPU. kv_cache_gib: of a
+    CPU engine; on a GPU gpu_memory_utilization says it.
+    """
+
+    tensor_parallel_size: int = Field(1, ge=1)
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    max_model_len: int | None = Field(None, ge=16)
+    max_num_seqs: int | None = Field(None, ge=1)
+    enforce_eager: bool | None = None
+    enable_prefix_caching: bool = False
+    seed: int = 42
+    kv_cache_gib: int = Field(4, ge=1)
+
+
+class Workload(Part):
+    """The questions that a model is asked, and how it is served and timed meanwhile.
+
+    data: ``"hub"`` or a folder of local files. questions: benchmark -> how many, None = all; which ones is
+    drawn once with a fixed seed. max_tokens: cap of one answer; None = the benchmark's own (quick) cap.
+    first_block: the share of the questions that is asked, and may end a candidate, before the rest.
+    probe: questions of each benchmark in the speed probe. probes: passes of that probe. repeats: timed
+    passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
+    one benchmark's block or rest.
+    """
+
+    name: str
+    data: str = HUB
+    questions: Mapping[str, int | None]
+    max_tokens: int | None = Field(None, ge=1)
+    first_block: float = Field(0.25, gt=0, lt=1)
+    probe: int = Field(8, ge=1)
+    probes: int = Field(2, ge=1)
+    repeats: int = Field(3, ge=1)
+    start_deadline_s: float = Field(900, gt=0)
+    part_deadline_s: float = Field(1200, gt=0)
+    engine: EngineArguments = EngineArguments()
+
+    @field_validator("questions")
+    @classmethod
+    def _known_benchmarks(cls, questions: Mapping[str, int | None]) -> Mapping[str, int | None]:
+        unknown = sorted(set(questions) - set(tasks.names()))
+        if unknown:
+            raise ValueError(f"benchmarks must be among {', '.join(tasks.names())}; got {', '.join(unknown)}")
+        return questions
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        low = [name for name, count in self.questions.items() if count is not None and count < 2]
+        if low or not self.questions:
+            raise ValueError(f"each benchmark must have 2 questions or more; got {dict(self.questions)}")
+        return self
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of everything that decides the outcome; of local data the content, not the place.
+
+        Raises ConfigError when the folder lacks a file.
+        """
+        plain = self.model_dump(mode="json", exclude={"name", "data", "start_deadline_s", "part_deadline_s"})
+        return digest({**plain, "data": self._data_key()})
+
+    def _data_key(self) -> object:
+        if self.data == HUB:
+            return HUB
+        found = {}
+        for name in sorted(self.questions):
+            files = [Path(self.data) / f"{name}{suffix}" for suffix in (".parquet", ".jsonl")]
+            present = next((file for file in files if file.is_file()), None)
+            if present is None:
+                raise ConfigError(
+                    f"a data folder must hold {files[0].name} or {files[1].name}; neither is in {self.data}; "
+                    f"put one there or choose another source"
+                )
+            found[name] = hashlib.sha256(present.read_bytes()).hexdigest()
+        return found
+
+    def block(self, count: int) -> int:
+        """How many of ``count`` questions are in the first block; at least 1, never all."""
+        return max(1, min(count - 1, ceil(count * self.first_block)))
+
+
+def contest(data: str = HUB) -> Workload:
+    """The contest's serving rules over all questions of the four benchmarks."""
+    return Workload(
+        name="contest",
+        data=data,
+        questions={"kmmlu_redux": None, "kmmlu_pro": None, "ko_longrag": None, "komt_bench": None},
+        max_tokens=16384,
+        first_block=0.1,
+        probe=64,
+        engine=EngineArguments(),
+    )
+
+
+def demo(data: str) -> Workload:
+    """Small sets for the embedded model: one pass takes seconds on two cores."""
+    return Workload(
+        name="demo",
+        data=data,
+        questions={"kmmlu_redux": 120, "kmmlu_pro": 120, "ko_longrag": 60, "komt_bench": 24},
+        start_deadline_s=180,
+        part_deadline_s=120,
+        engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
+    )
+
+
+def load_workload(path: Path) -> Workload:
+    """Read a workload from a YAML file. Raises ConfigError, one line, for any mistake."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"a workload file must be readable; {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"a workload file must be YAML; {path}: {' '.join(str(error).split())}") from error
+    try:
+        return Workload.model_validate({"name": path.stem, **(data or {})})
+    except (ValidationError, TypeError) as error:
+        if not isinstance(error, ValidationError):
+            raise ConfigError(f"a workload file must hold keys and values; {path}: {data!r}") from error
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the whole"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        known = (
+            f"; known keys: {', '.join(Workload.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        )
+        raise ConfigError(f"{path}: {where}: {message} (got {first['input']!r}){known}") from error
