@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from squeeze.errors import SqueezeError
+from squeeze.errors import ConfigError, SqueezeError
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted and can be started again."""
@@ -51,9 +51,16 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong option as every other mistake is reported: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `python -m search.{self.prog.removesuffix('.py')} --help`")
+
+
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose --help ends with an example."""
-    return argparse.ArgumentParser(
+    """A parser whose --help ends with an example; a wrong option raises ConfigError."""
+    return _Parser(
         description=description,
         epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

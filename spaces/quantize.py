@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from squeeze.target import Target
@@ -21,13 +21,13 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
 
 def suggest_quantize(trial: optuna.Trial, target: Target) -> QuantizeConfig | None:
     """Ask for a quantization; parameters are named so that each is asked only where it has an effect."""
-    scheme: Scheme | None = trial.suggest_categorical("scheme", [None, *target.schemes()])
+    scheme = cast(Scheme | None, trial.suggest_categorical("scheme", [None, *target.schemes()]))
     if scheme is None:
         return None
     choices = ALGORITHMS[scheme]
-    algorithm: Algorithm = choices[0]
+    algorithm = choices[0]
     if len(choices) > 1:
-        algorithm = trial.suggest_categorical(f"algorithm_{scheme}", list(choices))
+        algorithm = cast(Algorithm, trial.suggest_categorical(f"algorithm_{scheme}", list(choices)))
     settings: dict[str, Any] = {}
     if scheme.startswith("W4"):
         settings["group_size"] = trial.suggest_categorical("group_size", list(GROUP_SIZES))

@@ -107,7 +107,7 @@ class QuantizeConfig(Part):
     def _algorithm_fits_scheme(self) -> Self:
         allowed = ALGORITHMS[self.scheme]
         if self.algorithm not in allowed:
-            raise ValueError(f"{self.scheme} takes the algorithm {' or '.join(allowed)}; got {self.algorithm}")
+            raise ValueError(f"{self.scheme} takes algorithm {' or '.join(allowed)}; got {self.algorithm}")
         if self.group_size != 128 and not self.scheme.startswith("W4"):
             raise ValueError(f"group_size is for the W4 schemes; got {self.group_size} with {self.scheme}")
         return self

@@ -28,9 +28,7 @@ class DataSet:
 
 
 SETS: Mapping[str, DataSet] = {
-    "kmmlu_pro": DataSet(
-        "LGAI-EXAONE/KMMLU-Pro", "test", ("question", "options", "solution"), gated=True
-    ),
+    "kmmlu_pro": DataSet("LGAI-EXAONE/KMMLU-Pro", "test", ("question", "options", "solution"), gated=True),
     "kmmlu_redux": DataSet(
         "LGAI-EXAONE/KMMLU-Redux", "test", ("question", "options", "solution"), gated=True
     ),
@@ -80,7 +78,7 @@ def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequenc
     missing = [column for column in spec.columns if column not in table.column_names]
     if missing:
         raise ConfigError(
-            f"{name} must have the columns {', '.join(spec.columns)}; missing {', '.join(missing)} in {source}"
+            f"{name} must have the columns {', '.join(spec.columns)}; {source} lacks {', '.join(missing)}"
         )
     count = len(table) if limit is None else min(limit, len(table))
     return [table[index] for index in range(count)]
