@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import optuna
-from squeeze.target import Target
 
 from squeeze.config import ALGORITHMS, Algorithm, Calibration, CompressionConfig, QuantizeConfig, Scheme
+from squeeze.target import Target
 
 SAMPLES = (32, 64, 128, 256)
 GROUP_SIZES = (32, 64, 128)
