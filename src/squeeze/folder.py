@@ -191,9 +191,17 @@ def publish(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def partial_path(out: Path, pid: int | None = None) -> Path:
-    """Where the process ``pid`` (this one) writes what is to become ``out``."""
-    return out.with_name(f".{out.name}.partial-{pid or os.getpid()}")
+def partial_path(out: Path) -> Path:
+    """Where this process writes what is to become ``out``."""
+    return out.with_name(f".{out.name}.partial-{os.getpid()}")
+
+
+def remove_partials(out: Path) -> None:
+    """Remove what processes that were killed had written of ``out``; nobody may be writing it now."""
+    if out.parent.is_dir():
+        for path in out.parent.iterdir():
+            if path.name.startswith(f".{out.name}.") and ".partial-" in path.name:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -21,8 +21,8 @@ from squeeze.folder import (
     content_files,
     content_key,
     file_hash,
-    partial_path,
     publish,
+    remove_partials,
     size_bytes,
     validate,
     write_manifest,
@@ -33,9 +33,6 @@ from squeeze.target import calibrates, refuse_shape
 from squeeze.versions import installed
 
 Tell = Callable[[Event], None]
-
-PRELOAD = ("llmcompressor", "llmcompressor.modifiers.quantization", "datasets", "transformers.models.exaone4")
-"""Modules that a fork server may import once so that builds start at once."""
 
 
 def build(
@@ -126,15 +123,11 @@ def build_in_child(
         "out": str(out.absolute()),
         "data": data,
     }
-    child = Child(Builder, stage="build", log=log)
-    pid = child.pid
     try:
-        return Artifact.model_validate(child.call(request, deadline_s=deadline_s, tell=tell))
+        with Child(Builder, stage="build", log=log) as child:
+            return Artifact.model_validate(child.call(request, deadline_s=deadline_s, tell=tell))
     finally:
-        child.kill()
-        # A killed child could not clean up after itself.
-        shutil.rmtree(partial_path(out, pid), ignore_errors=True)
-        shutil.rmtree(work_path(out, pid), ignore_errors=True)
+        remove_partials(out)  # a killed child could not
 
 
 def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str, str]:
@@ -148,9 +141,9 @@ def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str,
     return keys
 
 
-def work_path(out: Path, pid: int | None = None) -> Path:
-    """Where the process ``pid`` (this one) keeps the outputs of the stages before the last."""
-    return out.with_name(f".{out.name}.stages.partial-{pid or os.getpid()}")
+def work_path(out: Path) -> Path:
+    """Where this process keeps the outputs of the stages before the last."""
+    return out.with_name(f".{out.name}.stages.partial-{os.getpid()}")
 
 
 def _looks_at_text(part: Part) -> bool:
