@@ -1,0 +1,158 @@
+"""The contest's Score, on published rows and on made measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+import objectives
+from objectives import competition
+from squeeze.errors import ConfigError
+from squeeze.records import Measurement, Pass, Question, Rung, Timing
+
+
+def questions(scores: Sequence[float | None]) -> tuple[Question, ...]:
+    return tuple(
+        Question(index=index, answers=("정답: A",), tokens=10, score=score)
+        for index, score in enumerate(scores)
+    )
+
+
+def passes(*per_token: float, tokens: int = 1000) -> tuple[Pass, ...]:
+    return tuple(
+        Pass(started=float(index), timings={"kmmlu_redux": Timing(seconds=spt * tokens, tokens=tokens)})
+        for index, spt in enumerate(per_token)
+    )
+
+
+def measurement(
+    scores: Mapping[str, Sequence[float | None]],
+    *per_token: float,
+    reference: Sequence[float] = (),
+    rung: Rung = "repeats",
+) -> Measurement:
+    return Measurement(
+        model="m",
+        workload="w",
+        engine={},
+        complete=rung == "repeats",
+        rung=rung,
+        questions={name: questions(found) for name, found in scores.items()},
+        passes=() if rung == "speed" else passes(*per_token),
+        reference=() if rung == "speed" else passes(*reference),
+        probe=passes(*per_token),
+        probe_reference=passes(*reference),
+    )
+
+
+def half(right: int, of: int) -> list[float]:
+    return [1.0] * right + [0.0] * (of - right)
+
+
+def test_a_published_row_has_its_published_score() -> None:
+    assert competition.value(0.3303, 0.3256, 0.000227, 0.000273) == pytest.approx(0.5915, abs=5e-5)
+
+
+def test_the_base_on_itself_has_one_half() -> None:
+    assert competition.value(0.3256, 0.3256, 0.000273, 0.000273) == 0.5
+    base = measurement({"kmmlu_redux": half(70, 100)}, 2e-4, 2.1e-4, 1.9e-4)
+    score = competition.score(base, base)
+    assert score.value == 0.5
+    assert (score.perf_norm, score.speed_norm) == (1.0, 0.0)
+    assert score.low <= 0.5 <= score.high
+
+
+def test_the_score_is_never_below_zero() -> None:
+    assert competition.value(0.0, 0.3256, 0.001, 0.000273) == 0.0
+    slow = measurement({"kmmlu_redux": half(0, 100)}, 9e-4, 9e-4, 9e-4)
+    score = competition.score(slow, measurement({"kmmlu_redux": half(70, 100)}, 2e-4, 2e-4, 2e-4))
+    assert (score.value, score.low) == (0.0, 0.0)
+    assert score.speed_norm == pytest.approx(-3.5)
+
+
+def test_the_weights_are_equal_and_scaled_up_over_the_benchmarks_that_are_there() -> None:
+    assert sum(competition.WEIGHTS.values()) == pytest.approx(1)
+    assert len(set(competition.WEIGHTS.values())) == 1
+    scores = {"kmmlu_redux": half(80, 100), "ko_longrag": half(20, 50), "komt_bench": [None] * 10}
+    assert competition.perf(measurement(scores, 1e-4)) == pytest.approx((0.8 + 0.4) / 2)
+
+
+def test_speed_is_compared_with_the_passes_in_between_not_with_the_old_baseline() -> None:
+    base = measurement({"kmmlu_redux": half(70, 100)}, 2e-4, 2e-4, 2e-4)
+    # The machine has become twice as slow since the baseline was measured, and drifts on.
+    candidate = measurement(
+        {"kmmlu_redux": half(70, 100)}, 3.6e-4, 4.5e-4, 2.7e-4, reference=(4e-4, 5e-4, 3e-4)
+    )
+    assert competition.score(candidate, base).speed_norm == pytest.approx(0.1)
+    without = measurement({"kmmlu_redux": half(70, 100)}, 3.6e-4, 4.5e-4, 2.7e-4)
+    assert competition.score(without, base).speed_norm == pytest.approx(-0.8)
+
+
+def test_the_interval_narrows_with_questions_and_with_steadier_repeats() -> None:
+    def width(count: int, spread: float) -> float:
+        base = measurement({"kmmlu_redux": half(count, count)}, 1e-4, 1e-4, 1e-4)
+        times = (1e-4, 1e-4 * (1 + spread), 1e-4 * (1 - spread))
+        candidate = measurement(
+            {"kmmlu_redux": half(count * 9 // 10, count)}, *times, reference=(1e-4, 1e-4, 1e-4)
+        )
+        score = competition.score(candidate, base)
+        assert score.low <= score.value <= score.high
+        return score.high - score.low
+
+    assert width(1000, 0.01) < width(100, 0.01) < width(100, 0.1)
+
+
+def test_questions_that_only_one_was_asked_do_not_count() -> None:
+    base = measurement({"kmmlu_redux": half(50, 100)}, 1e-4)
+    block = measurement({"kmmlu_redux": half(25, 25)}, 1e-4, reference=(1e-4,))
+    assert competition.score(block, base).perf_norm == 1.0
+
+
+def test_a_baseline_that_scores_nothing_is_refused_in_one_line() -> None:
+    base = measurement({"kmmlu_redux": half(0, 10)}, 1e-4)
+    with pytest.raises(ConfigError, match="must score above 0"):
+        competition.score(base, base)
+
+
+def test_at_the_speed_rung_a_slow_candidate_has_no_chance_and_a_fast_one_has() -> None:
+    base = measurement({"kmmlu_redux": half(70, 100)}, 2e-4, 2e-4)
+    slow = measurement({"kmmlu_redux": half(0, 8)}, 4e-4, 4.1e-4, reference=(2e-4, 2e-4), rung="speed")
+    fast = measurement({"kmmlu_redux": half(0, 8)}, 1.5e-4, 1.6e-4, reference=(2e-4, 2e-4), rung="speed")
+    assert competition.optimistic(slow, base) < 0.1
+    # The few answers of the probe must not tell on it.
+    assert competition.optimistic(fast, base) > 0.6
+
+
+def test_after_the_block_lost_quality_ends_a_candidate_but_a_few_slips_do_not() -> None:
+    base = measurement({"kmmlu_redux": half(90, 100), "kmmlu_pro": half(90, 100)}, 2e-4, 2e-4)
+
+    def bound(right: int) -> float:
+        scores = {"kmmlu_redux": half(right, 30), "kmmlu_pro": half(right, 30)}
+        return competition.optimistic(
+            measurement(scores, 2e-4, 2e-4, reference=(2e-4, 2e-4), rung="block"), base
+        )
+
+    assert bound(8) < 0.35
+    assert bound(29) > 0.5
+    assert bound(30) <= 0.5 * competition.PERF_CEILING + 0.5 * 0.1
+
+
+@pytest.mark.parametrize("rung", ["speed", "block", "rest"])
+def test_the_optimistic_value_is_not_below_the_score_it_precedes(rung: Rung) -> None:
+    base = measurement({"kmmlu_redux": half(90, 120)}, 2e-4, 2e-4, 2e-4)
+    times, others = (1.5e-4, 1.52e-4, 1.49e-4), (2e-4, 2.01e-4, 1.99e-4)
+    final = competition.score(measurement({"kmmlu_redux": half(88, 120)}, *times, reference=others), base)
+    count = {"speed": 8, "block": 30, "rest": 120}[rung]
+    partial = measurement(
+        {"kmmlu_redux": half(min(count, 88), count)}, *times[:2], reference=others[:2], rung=rung
+    )
+    assert competition.optimistic(partial, base) >= final.value
+
+
+def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
+    assert "competition" in objectives.names()
+    assert objectives.load("competition").score is competition.score
+    for wrong in ("no_such", "__init__", "../competition"):
+        with pytest.raises(ConfigError, match="competition"):
+            objectives.load(wrong)
