@@ -168,7 +168,7 @@ def test_a_cut_fetch_is_no_model_and_goes_on_where_it_stopped(
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)  # what is lost at a cut; else 10 MB
     served.cut = "model.safetensors"
-    with pytest.raises(SetupError, match="the hub answered 418"):
+    with pytest.raises(SetupError, match=r"the hub answered 418|cannot be reached"):
         hub.fetch(MODEL, tmp_path)
     assert not (tmp_path / "base" / "owner--small").exists()
     served.cut, served.status = None, 200
@@ -183,7 +183,9 @@ def test_a_cut_fetch_is_no_model_and_goes_on_where_it_stopped(
 def test_bytes_that_are_not_the_originals_are_fetched_again(served: Hub, tmp_path: Path) -> None:
     good = served.files["model.safetensors"]
     served.files["model.safetensors"] = good[:-1] + bytes([good[-1] ^ 1])
-    with pytest.raises(SetupError, match=r"model\.safetensors of owner/small must have the size and hash"):
+    with pytest.raises(
+        SetupError, match=r"model\.safetensors of owner/small must have the hub's size and hash"
+    ):
         hub.fetch(MODEL, tmp_path)
     served.files["model.safetensors"] = good
     assert (hub.fetch(MODEL, tmp_path) / "model.safetensors").read_bytes() == good
@@ -272,13 +274,24 @@ def test_a_folder_that_does_not_exist_is_told_without_asking_the_hub(model: str,
 
 
 @pytest.mark.parametrize(
-    "lacks", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"]
+    "lacks", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 )
 def test_a_folder_that_lacks_a_file_is_refused_by_name(lacks: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(MODEL_DIR, folder)
     (folder / lacks).unlink()
     with pytest.raises(ConfigError, match=lacks):
+        hub.fetch(str(folder), tmp_path)
+
+
+def test_a_folder_without_any_chat_template_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, folder)
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="must have a chat template"):
         hub.fetch(str(folder), tmp_path)
 
 

@@ -87,8 +87,8 @@ def _fetch(model: str, place: Path) -> None:
             if not _is_whole(path, file):
                 path.unlink()
                 raise SetupError(
-                    f"{file.rfilename} of {model} must have the size and hash that the hub gives; it was fetched "
-                    f"damaged; run the same command to fetch it again"
+                    f"{file.rfilename} of {model} must have the hub's size and hash; it was fetched damaged; "
+                    f"run the same command to fetch it again"
                 )
         try:
             validate(partial)
@@ -161,6 +161,6 @@ def _refusal(error: Exception, model: str) -> ConfigError | SetupError:
     if status is not None:
         return SetupError(f"the hub answered {status} for {model}; try again later or give a local folder")
     return SetupError(
-        f"{model} is no folder here and the hub cannot be reached ({type(error).__name__}); go online and run "
-        f"the same command again, or give a local folder"
+        f"{model} is no folder here and the hub cannot be reached ({type(error).__name__}); go online and "
+        f"run the same command again, or give a local folder"
     )
