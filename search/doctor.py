@@ -186,7 +186,7 @@ def folders() -> Iterator[Row]:
             write_whole(probe, "")
             probe.unlink()
             yield Row(f"{folder}/", "ok", "writable")
-        except SqueezeError as error:
+        except (SqueezeError, OSError) as error:
             yield Row(f"{folder}/", "broken", str(error), "run in a checkout that you own")
 
 
