@@ -1,0 +1,99 @@
+"""A tiny random EXAONE-4 model and conversations in its language, made once a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = (
+    "{% for m in messages %}[|{{ m.role }}|]\n{{ m.content }}[|endofturn|]\n{% endfor %}"
+    "{% if add_generation_prompt %}[|assistant|]\n<think>\n\n</think>\n\n{% endif %}"
+)
+SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[|system|]", "[|user|]", "[|assistant|]", "[|endofturn|]"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder: 4 layers, hidden 256, intermediate 512, one weight file. Not to be changed."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import Exaone4Config, Exaone4ForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    raw.train_from_iterator(["안녕하세요 정답: A 문제 보기"] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", eos_token="[|endofturn|]")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Exaone4Config(
+        vocab_size=512,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        tie_word_embeddings=True,
+        sliding_window=None,
+        layer_types=["full_attention"] * 4,
+        bos_token_id=1,
+        eos_token_id=7,
+        pad_token_id=0,
+    )
+    Exaone4ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that may be damaged."""
+    return Path(shutil.copytree(tiny, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="session")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with 96 conversations."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [
+        {
+            "conversations": [
+                {"role": "user", "content": f"문제 {number}"},
+                {"role": "assistant", "content": f"보기 {number * 7 % 13} 정답: {'ABCD'[number % 4]} " * 4},
+            ]
+        }
+        for number in range(96)
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "manta.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def logits(tiny: Path, talk: Path) -> Callable[..., Any]:
+    """Logits of a model folder (or a loaded model) for conversations, float32 [tokens, vocab]."""
+    import torch
+
+    from squeeze.config import Calibration
+    from squeeze.data.chat import calibration_tokens
+    from squeeze.versions import load_model
+
+    samples = calibration_tokens(tiny, Calibration(samples=8, seed=7), str(talk))
+    prompt = torch.tensor([[token for sample in samples for token in sample]])
+
+    def run(model: Any) -> Any:
+        loaded = load_model(model, "cpu") if isinstance(model, Path) else model
+        with torch.inference_mode():
+            return loaded(input_ids=prompt, use_cache=False).logits[0].float()
+
+    return run
