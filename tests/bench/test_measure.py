@@ -1,0 +1,167 @@
+"""Measuring a real model: rungs, the baseline in turn, empty answers, the baseline's engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectives import competition
+from search import bench as command
+from squeeze.bench.measure import Bench
+from squeeze.bench.reference import Bracketed, Resident
+from squeeze.bench.workload import EngineArguments, Workload
+from squeeze.decoder import Decoder
+from squeeze.demo import DATA_DIR, MODEL_DIR
+from squeeze.errors import CandidateError
+from squeeze.records import Measurement
+from squeeze.target import Target
+
+pytestmark = pytest.mark.engine
+
+WORKLOAD = Workload(
+    name="test",
+    data=str(DATA_DIR),
+    questions={"kmmlu_redux": 12, "ko_longrag": 4, "komt_bench": 2},
+    max_tokens=24,
+    probe=2,
+    probes=2,
+    repeats=2,
+    start_deadline_s=300,
+    part_deadline_s=120,
+    engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
+)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    target = Target.here(Decoder.read(MODEL_DIR))
+    log = tmp_path_factory.mktemp("logs") / "baseline.log"
+    with Bench(WORKLOAD, MODEL_DIR, target, log=log) as one:
+        one.baseline = one.measure_baseline()
+        yield one
+
+
+@pytest.fixture(scope="module")
+def baseline(bench: Bench) -> Measurement:
+    assert bench.baseline is not None
+    return bench.baseline
+
+
+def test_the_baseline_is_measured_whole_and_without_a_reference(baseline: Measurement) -> None:
+    assert baseline.complete
+    assert {name: len(found) for name, found in baseline.questions.items()} == WORKLOAD.questions
+    assert len(baseline.passes) == 2
+    assert baseline.reference == ()
+    assert baseline.workload == WORKLOAD.key
+
+
+def test_a_candidate_grows_rung_by_rung_with_the_baseline_timed_in_turn(
+    bench: Bench, baseline: Measurement, tmp_path: Path
+) -> None:
+    told: list[Any] = []
+    rungs = list(bench.measure(MODEL_DIR, log=tmp_path / "log", tell=told.append))
+    assert [one.rung for one in rungs] == ["speed", "block", "rest", "repeats"]
+    assert [one.complete for one in rungs] == [False, False, False, True]
+    assert [len(one.questions["kmmlu_redux"]) for one in rungs] == [2, 3, 12, 12]
+    assert [len(one.passes) for one in rungs] == [0, 1, 1, 2]
+    for one in rungs:
+        assert len(one.reference) == len(one.passes)
+        assert len(one.probe) == len(one.probe_reference) == 2
+        for timed, other in zip(
+            (*one.passes, *one.probe), (*one.reference, *one.probe_reference), strict=True
+        ):
+            # The same model answers the same questions with as many tokens.
+            assert {name: timing.tokens for name, timing in timed.timings.items()} == {
+                name: timing.tokens for name, timing in other.timings.items()
+            }
+        assert Measurement.model_validate_json(one.model_dump_json()) == one
+        assert 0 < competition.optimistic(one, baseline) < 2
+    assert rungs[-1].questions == baseline.questions
+    assert competition.score(rungs[-1], baseline).perf_norm == 1.0
+    assert {event["stage"] for event in told} >= {"engine", "kmmlu_redux"}
+
+
+def test_a_candidate_that_is_given_up_leaves_no_engine_and_the_baselines_stays(
+    bench: Bench, tmp_path: Path
+) -> None:
+    measuring = bench.measure(MODEL_DIR, log=tmp_path / "log")
+    assert next(measuring).rung == "speed"
+    reference = bench._reference
+    assert isinstance(reference, Resident) and reference._served is not None
+    frame = measuring.gi_frame  # type: ignore[attr-defined]
+    candidate = frame.f_locals["served"]
+    assert candidate.alive
+    measuring.close()  # type: ignore[attr-defined]
+    assert not candidate.alive
+    assert reference._served.alive
+
+
+def test_a_baseline_engine_that_was_killed_is_started_again(bench: Bench, tmp_path: Path) -> None:
+    reference = bench._reference
+    assert isinstance(reference, Resident) and reference._served is not None
+    pid = reference._served._child.pid
+    assert pid is not None
+    measuring = bench.measure(MODEL_DIR, log=tmp_path / "log")
+    next(measuring)
+    os.kill(pid, signal.SIGKILL)
+    assert [one.rung for one in measuring] == ["block", "rest", "repeats"]
+
+
+def test_a_model_that_says_nothing_fails_as_empty_output(bench: Bench, tmp_path: Path) -> None:
+    mute = tmp_path / "mute"
+    shutil.copytree(MODEL_DIR, mute)
+    weights = mute / "model.safetensors"
+    blob = weights.read_bytes()
+    head = 8 + int.from_bytes(blob[:8], "little")
+    weights.write_bytes(blob[:head] + bytes(len(blob) - head))  # all zero: always token 0, which is padding
+    with pytest.raises(CandidateError) as caught:
+        list(bench.measure(mute, log=tmp_path / "log"))
+    assert (caught.value.stage, caught.value.kind) == ("questions", "empty_output")
+
+
+def test_where_two_engines_do_not_fit_the_baseline_is_timed_before_every_few_candidates(
+    tmp_path: Path,
+) -> None:
+    reference = Bracketed(MODEL_DIR, WORKLOAD, tmp_path / "log", every=2)
+    times = []
+    for _ in range(3):
+        reference.begin(lambda event: None)
+        assert reference._served is None  # it has made room
+        times.append(dict(reference._times))
+    part = next(iter(times[0]))
+    assert times[0] == times[1] != times[2]
+    assert reference.time(part, 0) == times[2][part]
+    assert reference.time(part, 1) is None
+    reference.close()
+
+
+def test_the_key_of_a_baseline_changes_with_the_model_and_the_workload(bench: Bench) -> None:
+    other = Bench(
+        Workload(**{**WORKLOAD.model_dump(), "repeats": 3}), MODEL_DIR, bench._target, log=Path("unused.log")
+    )
+    assert len({bench.baseline_key("a"), bench.baseline_key("b"), other.baseline_key("a")}) == 3
+    assert bench.baseline_key("a") == bench.baseline_key("a")
+
+
+def test_the_command_scores_a_model_against_a_baseline_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workload = tmp_path / "short.yaml"
+    workload.write_text(
+        f"data: {DATA_DIR}\nquestions: {{kmmlu_redux: 8}}\nprobe: 2\nmax_tokens: 24\nrepeats: 2\n"
+        "engine: {max_model_len: 1024, kv_cache_gib: 1}\n"
+    )
+    model = str(MODEL_DIR)
+    assert command.main([model, "--baseline", model, "--workload", str(workload), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["score"]["perf_norm"] == 1.0
+    assert found["score"]["low"] <= found["score"]["value"] <= found["score"]["high"]
+    assert len(found["reference"]) == len(found["passes"]) == 2
+    assert found["baseline"]["accuracy"] == found["accuracy"]

@@ -1,0 +1,78 @@
+"""Workloads are data: checked when read, and told apart by what decides the outcome."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from squeeze.bench.served import Slices
+from squeeze.bench.workload import Workload, contest, demo, load_workload
+from squeeze.demo import DATA_DIR
+from squeeze.errors import ConfigError
+
+
+def test_the_contest_serves_with_its_published_arguments_over_all_questions() -> None:
+    workload = contest()
+    assert workload.data == "hub"
+    assert workload.max_tokens == 16384
+    assert set(workload.questions.values()) == {None}
+    engine = workload.engine
+    assert (engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.seed) == (1, 0.85, 42)
+    assert engine.max_num_seqs is None and engine.max_model_len is None
+    assert not engine.enable_prefix_caching
+
+
+def test_the_key_depends_on_the_data_not_on_where_it_lies_or_on_deadlines(tmp_path: Path) -> None:
+    shutil.copytree(DATA_DIR, tmp_path / "copy")
+    here = demo(str(DATA_DIR))
+    assert demo(str(tmp_path / "copy")).key == here.key
+    assert here.model_copy(update={"start_deadline_s": 1.0}).key == here.key
+    assert Workload(**{**here.model_dump(), "repeats": 5}).key != here.key
+    with (tmp_path / "copy" / "kmmlu_pro.parquet").open("ab") as file:
+        file.write(b"x")
+    assert demo(str(tmp_path / "copy")).key != here.key
+
+
+def test_a_folder_that_lacks_a_set_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must hold kmmlu_pro\.parquet or kmmlu_pro\.jsonl"):
+        _ = demo(str(tmp_path)).key
+
+
+def test_a_workload_can_be_read_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("questions: {kmmlu_redux: 10, ko_longrag: null}\nengine: {max_model_len: 1024}\n")
+    workload = load_workload(path)
+    assert (workload.name, workload.repeats) == ("short", 3)
+    assert workload.questions == {"kmmlu_redux": 10, "ko_longrag": None}
+    assert workload.engine.max_model_len == 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("questions: {kmmlu_redux: 10}\nrepeat: 3", "repeat.*known keys: .*repeats"),
+        ("questions: {no_such: 10}", "benchmarks must be among kmmlu_pro"),
+        ("questions: {kmmlu_redux: 1}", "2 questions or more"),
+        ("questions: {}", "2 questions or more"),
+        ("questions: {kmmlu_redux: 9}\nengine: {gpu_memory_utilization: 2}", "gpu_memory_utilization"),
+        ("questions: [", "must be YAML"),
+        ("- a list", "must hold keys and values"),
+    ],
+)
+def test_a_wrong_workload_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_workload(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 60, 2587])
+def test_block_and_rest_ask_every_question_once(count: int) -> None:
+    slices = Slices.of(demo(str(DATA_DIR)), {"kmmlu_redux": count})
+    (probe,), (block,), (rest,) = slices.probe, slices.block, slices.rest
+    assert (block.start, block.stop, rest.stop) == (0, rest.start, count)
+    assert 0 < block.stop < count
+    assert 0 < probe.stop <= count
