@@ -1,7 +1,7 @@
 """What one stack makes of a model: greedy answers in vLLM, and float32 logits in transformers.
 
 Run by ``proof.py`` with the Python of each stack; imports nothing of the project, so that it measures the
-libraries alone.   python answers.py MODEL CHATS.json OUT.json float32|bfloat16
+libraries alone.   python answers.py MODEL CHATS.json OUT.json float32|bfloat16|none
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
         "versions": versions(),
         "rope": rope(model),
         "prompts": prompts,
-        "logits": logits(model, prompts[:LOGITS_OF]) if dtype == "float32" else [],
+        "logits": logits(model, prompts[:LOGITS_OF]) if dtype != "bfloat16" else [],
         **answers(model, chats, dtype),
     }
     out.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
@@ -83,6 +83,8 @@ def logits(model: Path, prompts: list[list[int]]) -> list[list[float]]:
 
 def answers(model: Path, chats: list[Any], dtype: str) -> dict[str, Any]:
     """Greedy answers of ``LLM.chat`` and, token by token, how far the best was from the second best."""
+    if dtype == "none":
+        return {"texts": [], "tokens": [], "gaps": [], "seconds": 0.0}
     from vllm import LLM, SamplingParams
 
     engine = LLM(

@@ -22,4 +22,5 @@ def test_an_exported_pruned_model_answers_the_same_with_the_contests_versions(tm
     assert exact["same_reading"]
     assert exact["logit_distance"] < 1e-4
     assert [part for part in served["differ"] if part["gap"] > TIE] == []
+    assert max(outcome["quantized"].values()) < 1e-4
     assert exact["versions"][1]["transformers"] == "4.57.3"
