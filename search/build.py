@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Late, so that --help answers at once.
     from search.records import MODELS
+    from squeeze.child import preload
     from squeeze.config import load_config
     from squeeze.data.sets import HUB
     from squeeze.decoder import Decoder
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = fetch(str(MODEL_DIR) if embedded else arguments.model, MODELS)
     Target.here(Decoder.read(base)).check(config)
     data = arguments.data or (str(DATA_DIR) if embedded else HUB)
+    preload(())  # one child: let it import only what its stages need
     descriptor, log = tempfile.mkstemp(prefix="squeeze-build-", suffix=".log")
     os.close(descriptor)
     try:

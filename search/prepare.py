@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from squeeze.bench.measure import Bench
-from squeeze.bench.workload import Workload, contest, demo
-from squeeze.hub import fetch
-from squeeze.target import Target
 
 import objectives
 import spaces
@@ -28,9 +24,14 @@ from search.records import (
 )
 from search.study import default_storage, open_study
 from search.trial import Plan
+from squeeze.bench.measure import Bench
+from squeeze.bench.workload import Workload, contest, demo, load_workload
+from squeeze.data.sets import HUB
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.folder import content_key
+from squeeze.hub import fetch
+from squeeze.target import Target
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def open_search(arguments: argparse.Namespace) -> Search:
     base = fetch(str(MODEL_DIR) if embedded else arguments.model, MODELS)
     decoder = Decoder.read(base)
     target = Target.here(decoder)
-    workload = demo(arguments.data or str(DATA_DIR)) if embedded else contest(arguments.data or "hub")
+    workload = _workload(arguments.workload, arguments.data, embedded=embedded)
     model_key = content_key(base)
     study, mirror = open_study(
         name,
@@ -104,3 +105,12 @@ def open_search(arguments: argparse.Namespace) -> Search:
         },
     )
     return Search(name, study, mirror, base, model_key, workload, target, space, objective)
+
+
+def _workload(path: Path | None, data: str | None, *, embedded: bool) -> Workload:
+    """The workload of a file, or the usual one; its data as the options say, else as the model has it."""
+    source = data or (str(DATA_DIR) if embedded else HUB)
+    if path is None:
+        return demo(source) if embedded else contest(source)
+    workload = load_workload(path)
+    return workload if data is None and not embedded else workload.model_copy(update={"data": source})

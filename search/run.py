@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.cli import command_parser, positive, run_command
@@ -16,10 +17,10 @@ from squeeze.errors import SetupError
 
 if TYPE_CHECKING:
     import optuna
-    from squeeze.bench.measure import Bench
 
     from search.progress import Progress
     from search.trial import Plan
+    from squeeze.bench.measure import Bench
 
 FAILURES_IN_A_ROW = 3
 """So many failures of the machine, one after the other, end the search."""
@@ -37,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", help="a model folder or a hub id (default: the embedded model)")
     options.add_argument(
         "--data", help="a folder of data sets, or hub (default: hub; the embedded model's own)"
+    )
+    options.add_argument(
+        "--workload", type=Path, help="a YAML of questions and engine arguments to measure with"
     )
     options.add_argument("--space", default="prune_quantize", help="what may be tried: a module of spaces/")
     options.add_argument("--objective", default="competition", help="what is good: a module of objectives/")

@@ -6,12 +6,14 @@ run left undone is done by ``catch_up`` at the next start.
 
 from __future__ import annotations
 
+import shutil
+
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.keep import delete_others
 from search.progress import compression
-from search.records import TrialRecord, load_trials, save_trial
+from search.records import TrialRecord, load_trials, model_folder, save_trial
 from search.study import RETRY_OF, add_to_mirror, is_abandoned, requeue
 from squeeze.errors import FailureClass
 
@@ -71,7 +73,8 @@ def catch_up(study: optuna.Study, mirror: optuna.Study) -> list[int]:
 
 
 def abandon(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Fail a trial that was cut off and queue its parameters again."""
+    """Fail a trial that was cut off, queue its parameters again, and delete the model it may have built."""
+    shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
     study.tell(trial.number, state=TrialState.FAIL)
     requeue(study, trial)
 

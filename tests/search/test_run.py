@@ -1,0 +1,102 @@
+"""Real searches in processes of their own: the embedded model, real vLLM, real SQLite."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from search import export
+from search.records import TrialRecord, load_trials
+
+WORKLOAD = """
+questions: {kmmlu_redux: 16, kmmlu_pro: 16, ko_longrag: 8, komt_bench: 4}
+repeats: 2
+probe: 4
+engine: {max_model_len: 2048, kv_cache_gib: 1}
+"""
+
+pytestmark = pytest.mark.engine
+
+
+def command(trials: int) -> list[str]:
+    Path("quick.yaml").write_text(WORKLOAD)
+    return [sys.executable, "-m", "search.run", "--trials", str(trials), "--workload", "quick.yaml"]
+
+
+def wait_for_second_trial(process: subprocess.Popen[str], stage: str) -> None:
+    """Wait until a search is at that stage of its second trial."""
+    ends = time.monotonic() + 300
+    live = Path("studies/demo/live.json")
+    while time.monotonic() < ends and process.poll() is None:
+        if live.is_file():
+            state = json.loads(live.read_text())
+            if state["finished"] == 1 and state["doing"] == "trial 1" and state["stage"] == stage:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"the search never came to {stage}: {process.communicate()[1]}")
+
+
+def check_finished_study(trials: int) -> list[TrialRecord]:
+    """Every record agrees with the study and its mirror; only whole models are left."""
+    records = load_trials("demo")
+    storage = "sqlite:///studies/demo.db"
+    study = optuna.load_study(study_name="demo", storage=storage)
+    mirror = optuna.load_study(study_name="demo-pareto", storage=storage)
+    told = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    assert len(told) == len(records) == trials
+    assert [trial.number for trial in told] == [record.number for record in records]
+    complete = [record for record in records if record.score]
+    assert {trial.user_attrs["trial"] for trial in mirror.get_trials()} == {r.number for r in complete}
+    assert study.best_value == max(record.score.value for record in complete if record.score)
+    assert all(record.measurement and record.measurement.complete for record in complete)
+    kept = sorted(int(path.name) for path in Path("models/demo").iterdir())
+    assert set(kept) <= {record.number for record in complete}
+    assert 1 <= len(kept) <= 3
+    assert not Path("studies/demo/live.json").exists()
+    return records
+
+
+def test_a_search_of_three_trials_ends_with_a_zip(workplace: Path) -> None:
+    ended = subprocess.run(command(3), capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    records = check_finished_study(3)
+    assert ended.stdout.count("\n") == 1 + len(records)
+    assert export.main(["--study", "demo", "--out", "submit.zip"]) == 0
+    assert Path("submit.zip").stat().st_size > 1e6
+    again = subprocess.run(command(3), capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0
+    assert again.stdout == ended.stdout
+    assert load_trials("demo") == records
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_search_cut_off_in_a_trial_goes_on(workplace: Path, signal_number: int, code: int) -> None:
+    process = subprocess.Popen(command(3), stderr=subprocess.PIPE, text=True)
+    wait_for_second_trial(process, "quantize" if signal_number == signal.SIGKILL else "engine")
+    children = psutil.Process(process.pid).children(recursive=True)
+    first = Path("studies/demo/trials/0000.json").read_bytes()
+    baseline = next(Path("studies/demo/baselines").iterdir())
+    measured = baseline.stat().st_mtime_ns
+    os.kill(process.pid, signal_number)
+    assert process.wait(30) == code
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert gone and not alive
+
+    ended = subprocess.run(command(3), capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    records = check_finished_study(3)
+    assert Path("studies/demo/trials/0000.json").read_bytes() == first
+    assert baseline.stat().st_mtime_ns == measured
+    assert [record.number for record in records] == [0, 2, 3]
+    schemes = [record.params["scheme"] for record in records]
+    assert schemes == ["W8A8", "W4A16", "W8A8"]  # as the recipes have it, nothing lost, nothing twice
