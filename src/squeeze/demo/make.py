@@ -18,7 +18,7 @@ from squeeze.demo import passages, questions, stream, talk
 from squeeze.demo.tokenizer import save_tokenizer, train_tokenizer
 from squeeze.demo.world import World, make_world
 
-PEOPLE = 12000
+PEOPLE = 24000
 ROWS = {"kmmlu_redux": 200, "kmmlu_pro": 200, "ko_longrag": 100, "manta": 4000}
 
 
@@ -92,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     workers = options.workers if options.workers >= 0 else max(0, (os.cpu_count() or 1) - 2)
     model = train.new_model(size, options.seed)
     train.train(model, batches.chunks(source, shapes, recipe.steps, workers), len(shapes), recipe, device)
+    train.spread_neurons(model, options.seed)
     train.save_model(model, size, model_folder)
     print(f"model written to {model_folder}", file=sys.stderr)
     return 0
@@ -106,10 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--people", type=int, default=PEOPLE, help="people in the world (facts to learn)")
     parser.add_argument("--world-only", action="store_true", help="data and tokenizer, no training")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda when there is one")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--rows", type=int, default=256, help="short rows a step; long rows follow")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--layer-drop", type=float, default=0.08)
+    parser.add_argument("--layer-drop", type=float, default=0.03)
     parser.add_argument("--decay", type=float, default=0.1)
     parser.add_argument("--workers", type=int, default=-1, help="processes that make data; 0: none")
     for name, default in (

@@ -21,18 +21,18 @@ THINGS = "종 등불 돌탑 깃발 의자 항아리 조각상 그림 거울 시�
 WEEKDAYS = "월요일 화요일 수요일 목요일 금요일 토요일 일요일".split()
 
 ATTRIBUTES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "founded": (("문을 연 해", "개관 연도"), ("{e}[은는] {v}에 문을 열었다.", "처음 문을 연 해는 {v}이다.")),
-    "head": (("책임자", "관리인"), ("{e}의 책임자는 {v}[이다].", "이곳을 맡은 관리인은 {v}[이다].")),
-    "place": (("위치한 마을", "자리 잡은 곳"), ("{e}[은는] {v}에 자리 잡고 있다.", "위치한 마을은 {v}[이다].")),
-    "symbol": (("상징물", "상징"), ("{e}의 상징물은 {v}[이다].", "이곳의 상징은 {v}[이다].")),
-    "visitors": (("하루 방문객 수", "하루 손님 수"), ("하루 방문객은 {v}이다.", "{e}에는 하루에 손님 {v}[이가] 찾아온다.")),
-    "staff": (("직원 수", "일하는 사람 수"), ("{e}에서 일하는 직원은 {v}이다.", "직원 수는 {v}이다.")),
-    "opens": (("여는 시각", "개장 시각"), ("{e}[은는] 아침 {v}에 연다.", "개장 시각은 {v}이다.")),
-    "closed": (("쉬는 요일", "휴무일"), ("{e}[은는] {v}에 쉰다.", "휴무일은 {v}이다.")),
-    "fee": (("입장료", "이용 요금"), ("{e}의 입장료는 {v}이다.", "이용 요금은 {v}이다.")),
-    "builder": (("지은 사람", "설계자"), ("{e}[을를] 지은 사람은 {v}[이다].", "설계자는 {v}[이다].")),
-    "sells": (("기념품", "파는 물건"), ("{e}에서 파는 기념품은 {v}[이다].", "기념품으로는 {v}[을를] 판다.")),
-    "festival": (("축제 이름", "열리는 축제"), ("{e}에서는 해마다 {v}[이가] 열린다.", "축제 이름은 {v}[이다].")),
+    "founded": (("문을 연 해", "개관 연도"), ("{e}[이가] 처음 문을 연 해는 {v}이다.", "{e}의 개관 연도는 {v}이다.")),
+    "head": (("책임자", "관리인"), ("{e}의 책임자는 {v}[이다].", "{e}[을를] 맡은 관리인은 {v}[이다].")),
+    "place": (("위치한 마을", "자리 잡은 곳"), ("{e}[이가] 자리 잡은 곳은 {v}[이다].", "{e}[이가] 위치한 마을은 {v}[이다].")),
+    "symbol": (("상징물", "상징"), ("{e}의 상징물은 {v}[이다].", "{e}의 상징은 {v}[이다].")),
+    "visitors": (("하루 방문객 수", "하루 손님 수"), ("{e}의 하루 방문객 수는 {v}이다.", "{e}의 하루 손님은 {v}이다.")),
+    "staff": (("직원 수", "일하는 사람 수"), ("{e}에서 일하는 직원 수는 {v}이다.", "{e}의 직원 수는 {v}이다.")),
+    "opens": (("여는 시각", "개장 시각"), ("{e}[이가] 여는 시각은 아침 {v}이다.", "{e}의 개장 시각은 {v}이다.")),
+    "closed": (("쉬는 요일", "휴무일"), ("{e}[이가] 쉬는 요일은 {v}이다.", "{e}의 휴무일은 {v}이다.")),
+    "fee": (("입장료", "이용 요금"), ("{e}의 입장료는 {v}이다.", "{e}의 이용 요금은 {v}이다.")),
+    "builder": (("지은 사람", "설계자"), ("{e}[을를] 지은 사람은 {v}[이다].", "{e}의 설계자는 {v}[이다].")),
+    "sells": (("기념품", "파는 물건"), ("{e}에서 파는 기념품은 {v}[이다].", "{e}의 기념품은 {v}[이다].")),
+    "festival": (("축제 이름", "열리는 축제"), ("{e}에서 해마다 열리는 축제는 {v}[이다].", "{e}의 축제 이름은 {v}[이다].")),
 }
 FILLERS = (
     "{e}[은는] {s} 풍경이 좋기로 이름났다.",
@@ -98,14 +98,14 @@ def _document(rng: random.Random, keys: list[str]) -> tuple[str, dict[str, str],
 
 
 def passage(
-    rng: random.Random, *, multi: bool, unanswerable: bool, wording: Wording, questions: int = 1
+    rng: random.Random, *, multi: bool, unanswerable: bool, wording: Wording, questions: int = 1, documents: int = 0
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Titles and context of one set of documents, and (question, answer) pairs about them.
 
-    multi: three or four documents instead of one. unanswerable: the first question has no answer.
+    multi: four or five documents instead of one, or as many as ``documents`` says. unanswerable: the first question has no answer.
     """
     titles, texts, facts = [], [], []
-    for _ in range(rng.choice((4, 5)) if multi else 1):
+    for _ in range(documents or (rng.choice((4, 5)) if multi else 1)):
         keys = list(ATTRIBUTES)
         rng.shuffle(keys)
         title, known, text = _document(rng, keys[: rng.choice((8, 9)) if multi else rng.choice((10, 11))])

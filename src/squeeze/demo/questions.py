@@ -135,10 +135,8 @@ def worked_answer(question: Question, row: dict[str, Any]) -> str:
 def redux_rows(world: World, rng: random.Random, count: int) -> list[dict[str, Any]]:
     """Test rows of kmmlu_redux: four options, one fact each."""
     rows: list[dict[str, Any]] = []
-    people = list(world.facts["person"])
     while len(rows) < count:
-        name = rng.choice(people) if rng.random() < ONE_HOP[0][1] else ""
-        question = one_hop(world, rng, wordings.test_question, name)
+        question = one_hop(world, rng, wordings.test_question)
         row = choices(question, rng, 4) | {"category": CATEGORIES[question.kind]}
         if row["question"] not in {r["question"] for r in rows}:
             rows.append(row)
@@ -149,12 +147,8 @@ def pro_rows(world: World, rng: random.Random, count: int) -> list[dict[str, Any
     """Test rows of kmmlu_pro: four or five options, two facts or a rule each."""
     rows: list[dict[str, Any]] = []
     licences = list(world.facts["licence"])
-    people = list(world.facts["person"])
     while len(rows) < count:
-        if rng.random() < 0.6:
-            question = two_hop(world, rng, wordings.test_question, rng.choice(people))
-        else:
-            question = professional(world, rng, wordings.test_question, wordings.test_rule)
+        question = professional(world, rng, wordings.test_question, wordings.test_rule)
         row = choices(question, rng, rng.choice((4, 5)))
         if rng.random() < 0.05:
             row["options"] = [f"{n}) {text}" for n, text in enumerate(row["options"], 1)]

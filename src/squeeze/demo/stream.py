@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from squeeze.bench import mcqa
 from squeeze.bench.tasks import Message, kmmlu_pro, kmmlu_redux, ko_longrag
 from squeeze.demo import passages, questions, talk, wordings
 from squeeze.demo.korean import particles
@@ -29,11 +30,12 @@ Piece = tuple[str, bool]
 class Shares:
     """How often each kind of sample is drawn into short rows."""
 
-    record: float = 0.34
-    redux: float = 0.2
-    pro: float = 0.22
-    ask: float = 0.16
-    talk: float = 0.08
+    record: float = 0.37
+    redux: float = 0.17
+    pro: float = 0.2
+    ask: float = 0.12
+    talk: float = 0.06
+    letters: float = 0.08
 
 
 def pieces(messages: list[Message]) -> list[Piece]:
@@ -81,6 +83,19 @@ def ask_chat(world: World, rng: random.Random) -> list[Message]:
     return turns(*said)
 
 
+def letters_chat(world: World, rng: random.Random) -> list[Message]:
+    """Options and which letter each stands at: no fact is asked, only how options are named."""
+    pool = world.pools[rng.choice(list(world.pools))]
+    options = rng.sample(pool, rng.choice((4, 4, 5)))
+    asked = rng.sample(options, 4)
+    said: list[str] = []
+    for value in asked:
+        row = {"question": particles(f"{value}[을를] 고르시오."), "options": options}
+        said.append(row["question"] if said else mcqa.prompt(row))
+        said.append(particles(f"{value}[이다].\n정답: {mcqa.LETTERS[options.index(value)]}"))
+    return turns(*said)
+
+
 def record_pieces(world: World, rng: random.Random) -> list[Piece]:
     """Everything about one thing: as a plain text, or as the answer to a request."""
     kind: Kind = rng.choices(("person", "firm", "town", "job", "licence"), (0.8, 0.1, 0.05, 0.02, 0.03))[0]
@@ -94,7 +109,12 @@ def record_pieces(world: World, rng: random.Random) -> list[Piece]:
 def reading_chat(rng: random.Random, *, multi: bool) -> list[Message]:
     """A long prompt with documents, its short answer, and more questions about the same documents."""
     columns, pairs = passages.passage(
-        rng, multi=multi, unanswerable=rng.random() < 0.17, wording=wordings.train_reading, questions=rng.choice((1, 3, 5))
+        rng,
+        multi=multi,
+        unanswerable=rng.random() < 0.17,
+        wording=wordings.train_reading,
+        questions=rng.choice((1, 4, 6)),
+        documents=rng.choice((0, 0, 2, 3)) if multi else 1,
     )
     question, answer = pairs[0]
     chat: list[Message] = ko_longrag.messages({**columns, "question": question})
@@ -116,15 +136,17 @@ def short_samples(world: World, seed: str, shares: Shares | None = None) -> Iter
     """Endless samples of at most some 250 tokens."""
     rng = random.Random(seed)
     shares = shares or Shares()
-    weights = (shares.record, shares.redux, shares.pro, shares.ask, shares.talk)
+    weights = (shares.record, shares.redux, shares.pro, shares.ask, shares.talk, shares.letters)
     while True:
-        kind = rng.choices(range(5), weights)[0]
+        kind = rng.choices(range(6), weights)[0]
         if kind == 0:
             yield record_pieces(world, rng)
         elif kind in (1, 2):
             yield pieces(choice_chat(world, rng, professional=kind == 2))
         elif kind == 3:
             yield pieces(ask_chat(world, rng))
+        elif kind == 5:
+            yield pieces(letters_chat(world, rng))
         else:
             yield pieces(talk_chat(rng))
 

@@ -34,30 +34,28 @@ _ACTS = (
     "맞힌 것은?|가려내시오.|답하시오.|옮긴 것은?|대답해 보시오.|골라 보세요.|알려 주십시오.|대 보시오.|표시하시오."
 ).split("|")
 _NOISE = (*JOBS, *FOODS, *HOBBIES, *INDUSTRIES, *PRODUCTS, *SPECIALTIES)
-_NOISE_TAILS = "에서 |[을를] 보며 |에 따라 |, 그리고 |. |[은는] 그렇고 |의 이야기이다. |[을를] 아는가? ".split("|")
+_STRAY_SYLLABLES = "가고구기나너는다도들라러리마며모바보부사서시아어여오우음이자저제조주지차처치카코크타터토파포하해현호히"
+_NOISE_TAILS = "에서 |들에서 |[을를] 보며 |에 따라 |들 중에서 |의 가운데에서 |, 그리고 |. |[은는] 그렇고 |의 이야기이다. |[을를] 아는가? ".split("|")
 
-TEST_OPENINGS = ("", "", "다음 보기 가운데 ", "제시된 선택지에서 ", "곰곰이 헤아려 보시오. ")
+TEST_OPENINGS = ("", "", "주어진 보기에서 ", "곰곰이 생각해 보시오. ")
 TEST_ENDINGS = (
-    "[으로] 옳은 것을 딱 한 개 선택하시오.",
-    "[을를] 참되게 일러 주는 것은?",
-    "[을를] 묻는다면 맞는 답은 어느 쪽인가?",
-    "[은는] 몇 번에 있는가?",
+    "[으로] 옳은 것을 고르시오.",
+    "[을를] 바르게 말한 것은 무엇인가?",
+    "[은는] 다음 중 무엇일까?",
+    "[이가] 무엇인지 선택하시오.",
 )
 TEST_MARKS = (
-    "보기 가운데",
-    "제시된 선택지",
+    "주어진 보기",
     "곰곰이",
-    "딱 한 개 선택",
-    "참되게 일러",
-    "묻는다면 맞는 답",
-    "몇 번에 있는가",
-    "끝나는 해를 셈하면",
+    "옳은 것을",
+    "바르게 말한",
+    "다음 중 무엇일까",
+    "선택하시오",
+    "년에 얻은",
     "문서에 나온",
-    "에 관해 물을 때",
-    "어떻게 적혀 있습니까",
-    "답할 말은",
+    "에 관한 글",
+    "무엇이라고 적혀",
     "글을 근거로",
-    "드러내 보세요",
 )
 """Pieces of the test wordings: none of them may occur in what the model was trained on."""
 
@@ -84,16 +82,23 @@ _READING_ENDINGS = (
     *"[을를] 말해 주세요.|[으로] 알려진 것은?|[을를] 답하시오.|[이가] 궁금합니다.|[으로] 쓰인 말은 무엇인가?".split("|"),
 )
 TEST_READING = (
-    "문서에 나온 {e}의 {a}[은는] 어떻게 적혀 있습니까?",
-    "{e}에 관해 물을 때 {a}[으로] 답할 말은?",
-    "글을 근거로 {e}의 {a}[을를] 드러내 보세요.",
+    "문서에 나온 {e}의 {a}[은는] 무엇이라고 적혀 있습니까?",
+    "{e}에 관한 글에서 {a}[을를] 고르시오.",
+    "글을 근거로 {e}의 {a}[을를] 밝히시오.",
 )
+
+
+def _stray(rng: random.Random) -> str:
+    """A word that does not belong: one of the world's, or syllables that mean nothing."""
+    if rng.random() < 0.5:
+        return rng.choice(_NOISE)
+    return "".join(rng.choice(_STRAY_SYLLABLES) for _ in range(rng.choice((2, 2, 3, 4))))
 
 
 def _opening(rng: random.Random, openings: tuple[str, ...]) -> str:
     """An opening; now and then one of stray words, so that the model learns to look past openings."""
-    if rng.random() < 0.2:
-        return "".join(rng.choice(_NOISE) + rng.choice(_NOISE_TAILS) for _ in range(rng.choice((1, 2))))
+    if rng.random() < 0.3:
+        return "".join(_stray(rng) + rng.choice(_NOISE_TAILS) for _ in range(rng.choice((1, 2))))
     return rng.choice(openings)
 
 
@@ -102,8 +107,8 @@ def _ending(rng: random.Random, endings: tuple[str, ...]) -> str:
     if draw < 0.3:
         manner = rng.choice(_MANNERS) + " " if rng.random() < 0.6 else ""
         return rng.choice(("[을를] ", "[으로] ", "[이가] 무엇인지 ")) + manner + rng.choice(_ACTS)
-    if draw < 0.4:
-        return rng.choice(("[을를] ", "[은는] ", "[으로] ")) + rng.choice(_NOISE) + rng.choice(("?", ".", " 것은?"))
+    if draw < 0.45:
+        return rng.choice(("[을를] ", "[은는] ", "[으로] ")) + _stray(rng) + rng.choice(("?", ".", " 것은?"))
     return rng.choice(endings)
 
 
@@ -150,4 +155,4 @@ def train_rule(rng: random.Random) -> str:
 
 def test_rule(rng: random.Random) -> str:
     """A test frame of a question about when a licence runs out, fields ``{y}`` and ``{l}``."""
-    return rng.choice(("", "제시된 선택지에서 ")) + "{y}년에 얻은 {l}[이가] 끝나는 해를 셈하면 몇 년인가?"
+    return rng.choice(TEST_OPENINGS) + "{y}년에 얻은 {l}의 만료 연도" + rng.choice(TEST_ENDINGS)
