@@ -14,6 +14,7 @@ from squeeze.errors import ConfigError
 from squeeze.folder import validate
 from squeeze.shards import all_weights
 from squeeze.stages import Context, quantize
+from squeeze.versions import major
 
 STORED = {
     "W8A8": "I8",
@@ -67,6 +68,11 @@ def test_each_scheme_loads_and_answers_like_its_source(
     assert (weights[embedding].raw() == all_weights(tiny)[embedding].raw()).all()
     assert "lm_head.weight" not in weights
 
+    if scheme == "W4A16_ASYM" and major("compressed-tensors") < (0, 14):
+        # transformers cannot read it there, engines can:
+        # https://github.com/vllm-project/llm-compressor/issues/1704
+        assert weights[f"{linear}_zero_point"].shape == (512 // 8, 2)
+        return
     assert likeness(logits(out), logits(tiny)) > LEAST_LIKENESS[scheme]
 
 
