@@ -10,7 +10,9 @@ import optuna
 from squeeze.config import ALGORITHMS, Algorithm, Calibration, CompressionConfig, QuantizeConfig, Scheme
 from squeeze.target import Target
 
-SAMPLES = (32, 64, 128, 256)
+SAMPLES = {"cpu": (16, 32, 64), "cuda": (64, 128, 256, 512)}
+"""Calibration samples worth their time; on a CPU GPTQ's Hessians are what a build waits for."""
+
 GROUP_SIZES = (32, 64, 128)
 
 
@@ -34,20 +36,23 @@ def suggest_quantize(trial: optuna.Trial, target: Target) -> QuantizeConfig | No
     if algorithm == "gptq":
         settings["dampening"] = trial.suggest_float("dampening", 0.001, 0.1, log=True)
     if algorithm != "rtn" or scheme == "FP8":
-        settings["calibration"] = Calibration(samples=trial.suggest_categorical("samples", list(SAMPLES)))
+        settings["calibration"] = Calibration(
+            samples=trial.suggest_categorical("samples", list(SAMPLES[target.device]))
+        )
     return QuantizeConfig(scheme=scheme, algorithm=algorithm, **settings)
 
 
 def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
     """Settings that did well elsewhere, those first that did best; only schemes that the target runs."""
-    gptq = {"dampening": 0.01, "samples": 128}
+    samples = SAMPLES[target.device][1]
+    gptq = {"dampening": 0.01, "samples": samples}
     known: tuple[dict[str, Any], ...] = (
         {"scheme": "W8A8", "algorithm_W8A8": "rtn"},
         {"scheme": "FP8_DYNAMIC"},
         {"scheme": "W4A16", "algorithm_W4A16": "gptq", "group_size": 128, **gptq},
         {"scheme": "W8A8", "algorithm_W8A8": "gptq", **gptq},
-        {"scheme": "W4A16_ASYM", "algorithm_W4A16_ASYM": "awq", "group_size": 128, "samples": 128},
-        {"scheme": "FP8", "samples": 256},
+        {"scheme": "W4A16_ASYM", "algorithm_W4A16_ASYM": "awq", "group_size": 128, "samples": samples},
+        {"scheme": "FP8", "samples": SAMPLES[target.device][-1]},
         {"scheme": "W8A16", "algorithm_W8A16": "rtn"},
     )
     return [recipe for recipe in known if recipe["scheme"] in target.schemes()]
