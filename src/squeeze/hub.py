@@ -55,7 +55,7 @@ def _fetch(model: str, place: Path) -> None:
     """Fetch into a hidden folder beside ``place``, check it, and rename it."""
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     endpoint = os.environ.get("HF_ENDPOINT")
     token = os.environ.get("HF_TOKEN") or False  # False: no token that some login left on this machine
