@@ -10,11 +10,11 @@ Perf is the weighted mean over the scored benchmarks; the contest has not publis
 from __future__ import annotations
 
 from math import inf, sqrt
-from statistics import NormalDist, median
+from statistics import NormalDist
 
-from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile, time_ratios
+from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile
 from squeeze.errors import ConfigError
-from squeeze.records import Measurement, Score
+from squeeze.records import Measurement, Pass, Score
 
 WEIGHTS = {"kmmlu_redux": 1 / 3, "kmmlu_pro": 1 / 3, "ko_longrag": 1 / 3}
 """Equal over the scored benchmarks; renormalised over those that a measurement has."""
@@ -28,6 +28,9 @@ PERF_CEILING = 1.05
 PROBE_MARGIN = 0.05
 """How far the time ratio over a few questions may be above the one over all of them."""
 
+WORDIER = 1.1
+"""Tokens in the probe over the baseline's beyond which the probe says nothing of the time per token."""
+
 
 def value(perf: float, perf_base: float, spt: float, spt_base: float) -> float:
     """The Score itself. perf: 0–1. spt: seconds per generated token. The unchanged base has 0.5."""
@@ -38,8 +41,9 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
     """The Score with its interval.
 
     PerfNorm compares the questions that both were asked. SpeedNorm compares with the baseline's passes that
-    were timed in between, the median of the ratios, or with the baseline's own measurement where there are
-    none. The interval joins the spread over questions and over repeats, taken as independent.
+    were timed in between, or with the baseline's own measurement where there are none; medians over the
+    repeats, see ``squeeze.bench.stats.time_ratio``. The interval joins the spread over questions and over
+    repeats, taken as independent.
 
     Raises ConfigError when there is no common scored question or the baseline's Perf is 0.
     """
@@ -49,9 +53,9 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
             f"a baseline must score above 0 on the benchmarks {', '.join(WEIGHTS)}; it has "
             f"{dict(baseline.accuracy)}; use a model that answers them"
         )
-    ratios = time_ratios(measurement.passes, measurement.reference or baseline.passes)
-    ratio = median(ratios)
-    low, high = ratio_interval(ratios, CONFIDENCE)
+    low, ratio, high = ratio_interval(
+        measurement.passes, measurement.reference or baseline.passes, CONFIDENCE
+    )
     perf_reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * perf_error if perf_error < inf else perf_norm
     raw = 0.5 * perf_norm + 0.5 * (1 - ratio)
     up = 0.5 * sqrt(perf_reach**2 + max(ratio - low, 0.0) ** 2)
@@ -87,8 +91,10 @@ def optimistic(measurement: Measurement, baseline: Measurement) -> float:
     Quality: at the speed rung the questions are too few to tell, so ``PERF_CEILING``; later the upper end of
     a one-sided 97.5 % bound from the questions answered so far, each paired with the baseline's, with a
     phantom gain and loss added to every benchmark, and never above the ceiling.
-    Speed: the least ratio seen so far, over passes and probes, less the spread of the ratios (one-sided 95 %
-    where three or more are there) and, until every question has been asked once, less ``PROBE_MARGIN``.
+    Speed: once every question has been asked, the lower end of a two-sided 90 % interval of the time ratio,
+    or the ratio less ``PROBE_MARGIN`` after a single pass, whichever is lower. Before that the probe's, less
+    ``PROBE_MARGIN``. The probe's answers are cut short, so a candidate that is wordier there than the
+    baseline may yet have any time per token: nothing is concluded then.
     """
     ceiling = PERF_CEILING
     if measurement.rung != "speed":
@@ -101,13 +107,16 @@ def optimistic(measurement: Measurement, baseline: Measurement) -> float:
 
 def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:
     """The lowest time ratio that the whole workload may yet have."""
-    probes = time_ratios(measurement.probe, measurement.probe_reference or baseline.probe)
-    whole = measurement.rung in ("rest", "repeats")
-    passes = time_ratios(measurement.passes, measurement.reference or baseline.passes) if whole else []
-    ratios = [*probes, *passes]
-    if not ratios:
-        return 0.0
-    low = min(passes) if whole else min(probes) - PROBE_MARGIN
-    if len(ratios) >= 3:
-        low = min(low, ratio_interval(ratios, CONFIDENCE)[0])
-    return max(low, 0.0)
+    if measurement.rung in ("rest", "repeats"):
+        passes, reference = measurement.passes, measurement.reference or baseline.passes
+    else:
+        passes, reference = measurement.probe, measurement.probe_reference or baseline.probe
+        if not passes or not reference or _tokens(passes[0]) > WORDIER * _tokens(reference[0]):
+            return 0.0
+    low, ratio, _ = ratio_interval(passes, reference, CONFIDENCE)
+    margin = PROBE_MARGIN if len(passes) == 1 or measurement.rung != "repeats" else 0.0
+    return max(0.0, min(ratio - margin, low if low > 0 else ratio))
+
+
+def _tokens(timed: Pass) -> int:
+    return sum(timing.tokens for timing in timed.timings.values())

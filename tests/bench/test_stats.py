@@ -71,20 +71,53 @@ def test_benchmarks_without_common_scored_questions_are_left_out() -> None:
     assert stats.paired_perf(one, one, {"b": 1.0}) == (inf, inf)
 
 
-def timed(*per_token: float) -> tuple[Pass, ...]:
-    return tuple(Pass(started=0.0, timings={"a": Timing(seconds=spt, tokens=1)}) for spt in per_token)
+def timed(*seconds: dict[str, float], tokens: int = 10) -> tuple[Pass, ...]:
+    return tuple(
+        Pass(
+            started=0.0,
+            timings={name: Timing(seconds=took, tokens=tokens) for name, took in one.items()},
+        )
+        for one in seconds
+    )
 
 
 def test_interleaved_times_are_compared_pair_by_pair() -> None:
-    assert stats.time_ratios(timed(2, 4, 8), timed(1, 2, 4)) == [2, 2, 2]
+    mine = timed({"a": 2.0}, {"a": 4.0}, {"a": 8.0})
+    others = timed({"a": 1.0}, {"a": 2.0}, {"a": 4.0})
+    assert stats.time_ratio(mine, others) == (pytest.approx(2), pytest.approx(0), 2)
 
 
 def test_times_of_another_process_are_compared_with_its_median() -> None:
-    assert stats.time_ratios(timed(2, 4), timed(1, 2, 9)) == [1, 2]
+    ratio, _, _ = stats.time_ratio(
+        timed({"a": 2.0}, {"a": 4.0}, {"a": 2.0}), timed({"a": 1.0}, {"a": 9.0}, {"a": 2.0}, {"a": 2.0})
+    )
+    assert ratio == pytest.approx(1)
 
 
-def test_the_interval_of_a_ratio_holds_the_ratios_middle_and_one_ratio_tells_nothing() -> None:
-    low, high = stats.ratio_interval([0.9, 0.95, 1.0], 0.90)
-    assert low < 0.9 < 0.95 < 1.0 < high
-    assert stats.ratio_interval([0.9, 0.9, 0.9], 0.90) == pytest.approx((0.9, 0.9))
-    assert stats.ratio_interval([0.9], 0.90) == (0.0, inf)
+def test_more_tokens_in_the_same_time_are_a_lower_time_per_token() -> None:
+    ratio, _, _ = stats.time_ratio(timed({"a": 1.0, "b": 3.0}, tokens=40), timed({"a": 1.0, "b": 3.0}))
+    assert ratio == pytest.approx(0.25)
+
+
+def test_a_disturbance_of_one_repeat_of_each_benchmark_does_not_move_the_ratio() -> None:
+    quiet = {"a": 1.0, "b": 2.0}
+    mine = timed({"a": 9.0, "b": 2.0}, {"a": 1.0, "b": 8.0}, quiet)
+    assert stats.time_ratio(mine, timed(quiet, quiet, quiet))[0] == pytest.approx(1)
+
+
+def test_one_repeat_has_a_ratio_but_no_interval() -> None:
+    assert stats.ratio_interval(timed({"a": 2.0}), timed({"a": 1.0}), 0.9) == (0.0, pytest.approx(2), inf)
+
+
+def test_the_interval_of_the_time_ratio_covers_the_truth_as_often_as_it_says() -> None:
+    draw = random.Random(3)
+    covered = 0
+    trials = 600
+    shares = {"a": 1.0, "b": 1.5, "c": 0.5, "d": 1.0}
+    for _ in range(trials):
+        laps = [
+            {name: took * draw.lognormvariate(0, 0.03) for name, took in shares.items()} for _ in range(6)
+        ]
+        low, _, high = stats.ratio_interval(timed(*laps[:3]), timed(*laps[3:]), 0.90)
+        covered += low <= 1 <= high
+    assert covered / trials > 0.87

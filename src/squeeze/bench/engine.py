@@ -44,13 +44,15 @@ class Started:
 class Generate:
     """Answer questions ``start``…``stop`` (in the drawn order) of a benchmark.
 
-    Its answer is (questions, Timing); questions is empty unless ``answers``.
+    cap: the most tokens of an answer, where it is less than the workload's. Its answer is
+    (questions, Timing); questions is empty unless ``answers``.
     """
 
     benchmark: str
     start: int
     stop: int
     answers: bool = True
+    cap: int | None = None
 
 
 class Engine:
@@ -90,15 +92,16 @@ class Engine:
         began = time.perf_counter()
         counts = {name: len(drawn) for name, drawn in self._rows.items()}
         for name, count in counts.items():
-            self._generate(Generate(name, 0, min(4, count)), cap=4)
+            self._generate(Generate(name, 0, min(4, count), cap=4))
         gc.collect()
         gc.freeze()
         seconds["warm"] = time.perf_counter() - began
         return Started(counts, _resolved(self._llm), seconds)
 
-    def _generate(self, request: Generate, cap: int | None = None) -> tuple[list[Question], Timing]:
+    def _generate(self, request: Generate) -> tuple[list[Question], Timing]:
         task = tasks.load(request.benchmark)
-        cap = cap or self._workload.max_tokens or task.MAX_TOKENS
+        cap = self._workload.max_tokens or task.MAX_TOKENS
+        cap = min(cap, request.cap or cap)
         rows = self._rows[request.benchmark][request.start : request.stop]
         answers: list[tuple[str, ...]] = [() for _ in rows]
         tokens = [0] * len(rows)

@@ -72,6 +72,10 @@ class Bench:
         self._reference.close()
 
 
+_Answers = dict[str, dict[int, Question]]
+"""Benchmark -> index -> outcome."""
+
+
 @dataclass
 class _Lap:
     """A pass in the making: benchmark -> what its slices took, of the model and of the baseline."""
@@ -97,9 +101,9 @@ def _rungs(
     began = time.perf_counter()
     slices = served.slices
     turn = 0
-    answers: dict[str, dict[int, Question]] = {name: {} for name in workload.questions}
+    answers: _Answers = {}
 
-    def ask(lap: _Lap, parts: Sequence[Slice], repeat: int, *, keep: bool) -> None:
+    def ask(lap: _Lap, parts: Sequence[Slice], repeat: int, into: _Answers | None) -> None:
         nonlocal turn
         for part in parts:
             turn += 1
@@ -107,10 +111,11 @@ def _rungs(
             # Who comes first changes from slice to slice, so that a drift hits both alike.
             if reference is not None and turn % 2:
                 other = reference.time(part, repeat)
-            if keep:
+            if into is not None:
                 questions, mine = served.answer(part, tell)
-                answers[part.benchmark].update((question.index, question) for question in questions)
-                _refuse_empty(part.benchmark, answers[part.benchmark])
+                found = into.setdefault(part.benchmark, {})
+                found.update((question.index, question) for question in questions)
+                _refuse_empty(part.benchmark, found)
             else:
                 mine = served.time(part, tell)
             if reference is not None and not turn % 2:
@@ -132,9 +137,7 @@ def _rungs(
             complete=rung == "repeats",
             rung=rung,
             questions={
-                name: tuple(found[index] for index in sorted(found))
-                for name, found in answers.items()
-                if found
+                name: tuple(found[index] for index in sorted(found)) for name, found in answers.items()
             },
             passes=tuple(lap.timed for lap in laps),
             reference=tuple(timed for lap in laps for timed in lap.reference),
@@ -151,17 +154,17 @@ def _rungs(
     probes: list[_Lap] = []
     for repeat in range(workload.probes):
         probes.append(_Lap())
-        ask(probes[-1], slices.probe, repeat, keep=repeat == 0)
+        ask(probes[-1], slices.probe, repeat, {} if repeat == 0 else None)  # cut short: not answers to keep
     yield measurement("speed", probes, [])
     laps = [_Lap()]
-    ask(laps[0], slices.block, 0, keep=True)
+    ask(laps[0], slices.block, 0, answers)
     yield measurement("block", probes, laps)
-    ask(laps[0], slices.rest, 0, keep=True)
+    ask(laps[0], slices.rest, 0, answers)
     if workload.repeats > 1:
         yield measurement("rest", probes, laps)
     for repeat in range(1, workload.repeats):
         laps.append(_Lap())
-        ask(laps[-1], (*slices.block, *slices.rest), repeat, keep=False)
+        ask(laps[-1], (*slices.block, *slices.rest), repeat, None)
     yield measurement("repeats", probes, laps)
 
 

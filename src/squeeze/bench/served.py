@@ -21,11 +21,12 @@ def silent(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Slice:
-    """Questions ``start``…``stop``, in the drawn order, of a benchmark."""
+    """Questions ``start``…``stop``, in the drawn order, of a benchmark; answers of at most ``cap`` tokens."""
 
     benchmark: str
     start: int
     stop: int
+    cap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class Slices:
         """counts: benchmark -> questions, each 2 or more."""
         blocks = {name: workload.block(count) for name, count in counts.items()}
         return cls(
-            probe=tuple(Slice(name, 0, min(workload.probe, count)) for name, count in counts.items()),
+            probe=tuple(
+                Slice(name, 0, min(workload.probe, count), workload.probe_tokens)
+                for name, count in counts.items()
+            ),
             block=tuple(Slice(name, 0, block) for name, block in blocks.items()),
             rest=tuple(Slice(name, block, counts[name]) for name, block in blocks.items()),
         )
@@ -72,13 +76,13 @@ class Served:
 
     def answer(self, part: Slice, tell: Tell = silent) -> tuple[list[Question], Timing]:
         """Answer the questions; outcomes in the drawn order, and the time of generating them."""
-        request = Generate(part.benchmark, part.start, part.stop)
+        request = Generate(part.benchmark, part.start, part.stop, cap=part.cap)
         questions, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
         return questions, timing
 
     def time(self, part: Slice, tell: Tell = silent) -> Timing:
         """Answer the questions again, for the time alone."""
-        request = Generate(part.benchmark, part.start, part.stop, answers=False)
+        request = Generate(part.benchmark, part.start, part.stop, answers=False, cap=part.cap)
         _, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
         assert isinstance(timing, Timing)
         return timing

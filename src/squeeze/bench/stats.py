@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, inf, log, sqrt
+from math import exp, floor, inf, log, pi, sqrt, tan
 from statistics import NormalDist, fmean, median, stdev
 
 from squeeze.records import Measurement, Pass, Question
@@ -18,7 +18,7 @@ def t_quantile(probability: float, freedom: int) -> float:
     if freedom < 1:
         return inf
     if freedom == 1:
-        return _tan_pi(probability - 0.5)
+        return tan(pi * (probability - 0.5))
     if freedom == 2:
         centred = 2 * probability - 1
         return centred * sqrt(2 / (1 - centred * centred))
@@ -29,12 +29,6 @@ def t_quantile(probability: float, freedom: int) -> float:
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     fourth = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
     return z + first / n + second / n**2 + third / n**3 + fourth / n**4
-
-
-def _tan_pi(turn: float) -> float:
-    from math import pi, tan
-
-    return tan(pi * turn)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -89,25 +83,53 @@ def paired_perf(
     return ratio, sqrt(variance) / base
 
 
-def time_ratios(passes: Sequence[Pass], reference: Sequence[Pass]) -> list[float]:
-    """Time per token over the baseline's: of each pass to the one beside it, or of each to the median.
+def time_ratio(passes: Sequence[Pass], reference: Sequence[Pass]) -> tuple[float, float, float]:
+    """Time per token over the baseline's, pooled over the benchmarks: (ratio, error, degrees of freedom).
 
-    Passes that were interleaved come in equal numbers and are compared pair by pair, which cancels drift.
+    Each benchmark's time is the baseline's median time, times the median over the repeats of the ratio to
+    it; the ratio is that of the pass beside it when the passes were interleaved (equal numbers), which
+    cancels drift, else that to the median. A disturbance thus costs one repeat of one benchmark and not a
+    whole pass. The error is the standard error of the ratio's logarithm: the spread over the repeats of each
+    benchmark, in its share of the time; the freedom is Welch and Satterthwaite's. One repeat tells nothing
+    of the spread: (ratio, inf, 0). Needs one pass of each.
     """
-    if len(passes) == len(reference):
-        pairs = zip(passes, reference, strict=True)
-        return [one.seconds_per_token / other.seconds_per_token for one, other in pairs]
-    middle = median(other.seconds_per_token for other in reference)
-    return [one.seconds_per_token / middle for one in passes]
+    names = list(passes[0].timings)
+    paired = len(passes) == len(reference)
+    mine, others, logs = {}, {}, {}
+    for name in names:
+        beside = [timed.timings[name].seconds for timed in reference]
+        others[name] = median(beside)
+        beside = beside if paired else [others[name]] * len(passes)
+        took = [timed.timings[name].seconds for timed in passes]
+        logs[name] = [log(one / other) for one, other in zip(took, beside, strict=True)]
+        mine[name] = others[name] * exp(median(logs[name]))
+    time, tokens = sum(mine.values()), _tokens(passes)
+    ratio = time / tokens / (sum(others.values()) / _tokens(reference)) if tokens else inf
+    if len(passes) < 2:
+        return ratio, inf, 0.0
+    # The median of a few is a little less sure than their mean; pi/2 is its limit for many.
+    variances = [_MEDIAN * (mine[name] / time) ** 2 * stdev(logs[name]) ** 2 / len(passes) for name in names]
+    total = sum(variances)
+    if total == 0:
+        return ratio, 0.0, float(len(passes) - 1)
+    freedom = total**2 / sum(one**2 / (len(passes) - 1) for one in variances)
+    return ratio, sqrt(total), freedom
 
 
-def ratio_interval(ratios: Sequence[float], probability: float) -> tuple[float, float]:
-    """An interval of the typical ratio, from the spread of its logarithm (t): (low, high).
+_MEDIAN = pi / 2
 
-    probability: that the truth is inside. One ratio alone tells nothing: (0, inf).
-    """
-    mean, error = mean_and_error([log(ratio) for ratio in ratios])
-    if error == inf:
-        return 0.0, inf
-    reach = t_quantile((1 + probability) / 2, len(ratios) - 1) * error
-    return exp(mean - reach), exp(mean + reach)
+
+def _tokens(passes: Sequence[Pass]) -> float:
+    """Generated tokens of a pass, the median."""
+    return median(sum(timing.tokens for timing in timed.timings.values()) for timed in passes)
+
+
+def ratio_interval(
+    passes: Sequence[Pass], reference: Sequence[Pass], probability: float
+) -> tuple[float, float, float]:
+    """``time_ratio`` with an interval that holds the truth with that probability: (low, ratio, high)."""
+    ratio, error, freedom = time_ratio(passes, reference)
+    if error == inf or ratio == inf:
+        return 0.0, ratio, inf
+    reach = t_quantile((1 + probability) / 2, max(1, floor(freedom))) * error
+    return ratio * exp(-reach), ratio, ratio * exp(reach)

@@ -42,9 +42,9 @@ class Workload(Part):
     data: ``"hub"`` or a folder of local files. questions: benchmark -> how many, None = all; which ones is
     drawn once with a fixed seed. max_tokens: cap of one answer; None = the benchmark's own (quick) cap.
     first_block: the share of the questions that is asked, and may end a candidate, before the rest.
-    probe: questions of each benchmark in the speed probe. probes: passes of that probe. repeats: timed
-    passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
-    one benchmark's block or rest.
+    probe: questions of each benchmark in the speed probe. probe_tokens: cap of an answer there. probes:
+    passes of the probe. repeats: timed passes over everything. start_deadline_s, part_deadline_s: for an
+    engine's start, and for the answers to one benchmark's block or rest.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Workload(Part):
     max_tokens: int | None = Field(None, ge=1)
     first_block: float = Field(0.25, gt=0, lt=1)
     probe: int = Field(8, ge=1)
+    probe_tokens: int = Field(32, ge=1)
     probes: int = Field(2, ge=1)
     repeats: int = Field(3, ge=1)
     start_deadline_s: float = Field(900, gt=0)
@@ -112,6 +113,7 @@ def contest(data: str = HUB) -> Workload:
         max_tokens=16384,
         first_block=0.1,
         probe=64,
+        probe_tokens=256,
         engine=EngineArguments(),
     )
 
@@ -121,7 +123,8 @@ def demo(data: str) -> Workload:
     return Workload(
         name="demo",
         data=data,
-        questions={"kmmlu_redux": 120, "kmmlu_pro": 120, "ko_longrag": 60, "komt_bench": 24},
+        questions={"kmmlu_redux": 120, "kmmlu_pro": 120, "ko_longrag": 60, "komt_bench": 16},
+        max_tokens=64,
         start_deadline_s=180,
         part_deadline_s=120,
         engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
