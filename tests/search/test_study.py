@@ -177,3 +177,12 @@ def failed(number: int, failure: Any) -> TrialRecord:
     return TrialRecord(
         number=number, state="failed", params={}, config=CompressionConfig(), failure=failure, reason="why"
     )
+
+
+def test_studies_that_cannot_be_written_is_one_line(workplace: Path) -> None:
+    from search.records import write_whole
+
+    Path("studies").rmdir()
+    Path("studies").write_text("a file")
+    with pytest.raises(SetupError, match="must be writable"):
+        write_whole(Path("studies/demo/x.json"), "{}")
