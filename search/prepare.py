@@ -26,6 +26,8 @@ from search.study import default_storage, open_study
 from search.trial import Plan
 from squeeze.bench.measure import Bench
 from squeeze.bench.workload import Workload, contest, demo, load_workload
+from squeeze.config import Calibration
+from squeeze.data.chat import check_source
 from squeeze.data.sets import HUB
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
@@ -92,6 +94,8 @@ def open_search(arguments: argparse.Namespace) -> Search:
     decoder = Decoder.read(base)
     target = Target.here(decoder)
     workload = _workload(arguments.workload, arguments.data, embedded=embedded)
+    _ = workload.key  # a missing set is told now, not after the first build
+    check_source(Calibration(), workload.data)
     model_key = content_key(base)
     study, mirror = open_study(
         name,

@@ -1,0 +1,160 @@
+"""A user's mistake, or a machine that cannot run a search: one line, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from search import export, run, show
+from search.cli import run_command
+from squeeze.demo import MODEL_DIR
+
+
+def told(capsys: pytest.CaptureFixture[str], command: object, argv: list[str]) -> tuple[int, str]:
+    """Run a command's main as the command line does: its exit code and what it told on stderr."""
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: command.main(argv))  # type: ignore[attr-defined]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, captured.err
+
+
+def check_one_line(text: str, *words: str) -> None:
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+
+
+def contents(database: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return list(connection.iterdump())
+
+
+def copy_without(folder: Path, name: str) -> Path:
+    shutil.copytree(MODEL_DIR, folder)
+    (folder / name).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("trials", ["0", "-1", "many", "1.5"])
+def test_trials_must_be_one_or_more(workplace: Path, capsys: pytest.CaptureFixture[str], trials: str) -> None:
+    code, text = told(capsys, run, ["--trials", trials])
+    assert code == 2
+    check_one_line(text, "--trials", trials, "1 or more")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--space", "nowhere", "prune_quantize"),
+        ("--objective", "nothing", "competition"),
+        ("--study", "../up", "letters"),
+        ("--study", "x-pareto", "mirror"),
+        ("--storage", "nonsense", "database URL"),
+        ("--workload", "none.yaml", "none.yaml"),
+        ("--data", "nowhere", "nowhere"),
+        ("--model", "no/such/folder", "no/such/folder"),
+        ("--colour", "red", "--help"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_before_anything_is_made(
+    workplace: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, word: str
+) -> None:
+    code, text = told(capsys, run, ["--trials", "1", option, value])
+    assert code in (2, 3)
+    check_one_line(text, word)
+    assert not list(workplace.rglob("*.db"))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_folder_that_lacks_a_file_is_refused(
+    workplace: Path, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    folder = copy_without(workplace / "model", missing)
+    code, text = told(capsys, run, ["--trials", "1", "--model", str(folder)])
+    assert code == 2
+    check_one_line(text, str(folder))
+
+
+def test_a_model_that_lacks_a_shard_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = workplace / "model"
+    shutil.copytree(MODEL_DIR, folder)
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    code, text = told(capsys, run, ["--trials", "1", "--model", str(folder)])
+    assert code == 2
+    check_one_line(text, "model-00002-of-00002.safetensors")
+
+
+def test_an_empty_folder_and_a_model_that_is_no_decoder_are_refused(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "empty").mkdir()
+    code, text = told(capsys, run, ["--trials", "1", "--model", "empty"])
+    assert code == 2
+    check_one_line(text, "empty")
+    shutil.copytree(MODEL_DIR, workplace / "bert")
+    (workplace / "bert/config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    code, text = told(capsys, run, ["--trials", "1", "--model", "bert"])
+    assert code == 2
+    check_one_line(text, "BertModel", "Exaone4ForCausalLM")
+
+
+def test_a_study_made_with_another_model_is_kept_as_it_is(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from search.prepare import open_search
+
+    open_search(run.parser().parse_args(["--trials", "1"]))
+    before = contents(workplace / "studies/demo.db")
+    shutil.copytree(MODEL_DIR, workplace / "other")
+    config = json.loads((workplace / "other/config.json").read_text())
+    (workplace / "other/config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-6}))
+    code, text = told(capsys, run, ["--trials", "1", "--study", "demo", "--model", "other", "--data", "hub"])
+    assert code == 2
+    check_one_line(text, "keeps its model", "the embedded model", "other")
+    assert contents(workplace / "studies/demo.db") == before
+
+
+def test_without_an_engine_the_setup_is_at_fault(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = metadata.version
+
+    def version(name: str) -> str:
+        if name.startswith("vllm"):
+            raise metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    code, text = told(capsys, run, ["--trials", "1"])
+    assert code == 3
+    check_one_line(text, "vllm", "uv sync")
+
+
+def test_a_place_that_cannot_be_written_is_the_setups_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/proc")  # even root cannot write here
+    code, text = told(capsys, run, ["--trials", "1"])
+    assert code == 3
+    check_one_line(text, "studies", "writable")
+
+
+@pytest.mark.parametrize("command", [show, export])
+def test_a_study_that_was_never_run_is_refused(
+    workplace: Path, capsys: pytest.CaptureFixture[str], command: object
+) -> None:
+    code, text = told(capsys, command, ["--study", "never"])
+    assert code == 2
+    check_one_line(text, "never")
