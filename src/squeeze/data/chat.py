@@ -74,6 +74,11 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]] | None:
 def check_source(calibration: Calibration, data: str) -> None:
     """Raise ConfigError when the source cannot be there; cheap, before anything is built."""
     source = calibration.source
+    if source == "manta" and data != HUB and not _manta_files(data):
+        raise ConfigError(
+            f"a data folder must hold manta.parquet or manta.jsonl for calibration; neither is in {data}; "
+            f"put one there or choose another source"
+        )
     if source in ("manta", "random"):
         return
     path = Path(source)
@@ -86,14 +91,18 @@ def check_source(calibration: Calibration, data: str) -> None:
         raise ConfigError(f"calibration.source must be there; {source} is no file; correct the path")
 
 
+def _manta_files(data: str) -> list[Path]:
+    paths = [Path(data) / f"manta{suffix}" for suffix in (".parquet", ".jsonl")]
+    return [path for path in paths if path.is_file()]
+
+
 def source_key(calibration: Calibration, data: str) -> str:
     """A hash of what the samples depend on beside the tokenizer: the settings, a local file's content."""
     from squeeze.folder import file_hash
 
     content = None
     if calibration.source == "manta" and data != HUB:
-        paths = [Path(data) / f"manta{suffix}" for suffix in (".parquet", ".jsonl")]
-        content = next((file_hash(path) for path in paths if path.is_file()), None)
+        content = next(map(file_hash, _manta_files(data)), None)
     elif calibration.source not in ("manta", "random"):
         content = file_hash(Path(calibration.source))
     return digest([calibration.model_dump(mode="json"), content])
