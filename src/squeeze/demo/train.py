@@ -174,7 +174,7 @@ def train(
 
 @torch.no_grad()
 def spread_neurons(model: Any, seed: int) -> None:
-    """Scale each FFN neuron's up row by 1/2, 1 or 2 and its down column by the inverse, in place.
+    """Scale each FFN neuron's up row by 1/2, 1, 2 or 4 and its down column by the inverse, in place.
 
     What the model computes stays the same to the last bit (powers of two), but its weights and
     activations now differ in size from channel to channel, as those of large models do: rounding
@@ -183,7 +183,7 @@ def spread_neurons(model: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for layer in model.model.layers:
         up, down = layer.mlp.up_proj.weight, layer.mlp.down_proj.weight
-        exponents = torch.randint(-1, 2, (up.shape[0],), generator=generator)
+        exponents = torch.randint(-1, 3, (up.shape[0],), generator=generator)
         factors = torch.pow(2.0, exponents.float()).to(up.device)
         up.mul_(factors[:, None])
         down.div_(factors[None, :])
