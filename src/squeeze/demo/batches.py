@@ -47,9 +47,7 @@ class _Maker:
         """Chunk number ``index``: inputs and labels, int16 [rows, length], labels shifted by one."""
         seed = f"{self.seed}-{shape.name}-{index}"
         samples = (
-            stream.short_samples(self.world, seed)
-            if shape.name == "short"
-            else stream.long_samples(seed)
+            stream.short_samples(self.world, seed) if shape.name == "short" else stream.long_samples(seed)
         )
         ids = np.zeros((shape.rows, shape.length + 1), np.int16)
         labels = np.full((shape.rows, shape.length + 1), IGNORED, np.int16)
@@ -90,9 +88,7 @@ def _work(job: tuple[Shape, int]) -> tuple[Ids, Ids]:
     return _maker.chunk(*job)
 
 
-def chunks(
-    source: Source, shapes: tuple[Shape, ...], steps: int, workers: int
-) -> Iterator[tuple[Ids, Ids]]:
+def chunks(source: Source, shapes: tuple[Shape, ...], steps: int, workers: int) -> Iterator[tuple[Ids, Ids]]:
     """For each step one chunk of each shape, in order; the same whatever the number of workers."""
     jobs = ((shape, step) for step in range(steps) for shape in shapes)
     if workers < 1:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch  # noqa: TID253  only a process that measures imports this module
+from torch import nn  # noqa: TID253
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: TID253
 
 from squeeze.bench import tasks
 from squeeze.data.sets import Row
@@ -33,7 +33,6 @@ def read_rows(folder: Path, name: str) -> list[Row]:
     return rows
 
 
-@torch.inference_mode()
 def answers(model: Any, tokenizer: Any, rows: list[Row], name: str, batch: int) -> list[str]:
     """Greedy answers to a set's rows, in order; the longest prompts are answered together."""
     task = tasks.load(name)
@@ -49,7 +48,8 @@ def answers(model: Any, tokenizer: Any, rows: list[Row], name: str, batch: int) 
             [prompts[i] for i in chosen], return_tensors="pt", padding=True, add_special_tokens=False
         ).to(model.device)
         inputs.pop("token_type_ids", None)
-        made = model.generate(**inputs, max_new_tokens=task.MAX_TOKENS, do_sample=False, pad_token_id=0)
+        with torch.inference_mode():
+            made = model.generate(**inputs, max_new_tokens=task.MAX_TOKENS, do_sample=False, pad_token_id=0)
         texts = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, text in zip(chosen, texts, strict=True):
             out[index] = text.strip()
@@ -80,7 +80,6 @@ def without_layers(model: Any, dropped: set[int]) -> Any:
     return out
 
 
-@torch.inference_mode()
 def neuron_importance(model: Any, tokenizer: Any, data: Path, samples: int = 256) -> list[torch.Tensor]:
     """For each layer, mean |act(gate)·up| of each FFN neuron times the norm of its down column."""
     sums = [torch.zeros(layer.mlp.down_proj.in_features, device=model.device) for layer in model.model.layers]
@@ -98,7 +97,8 @@ def neuron_importance(model: Any, tokenizer: Any, data: Path, samples: int = 256
     for start in range(0, len(texts), 32):
         inputs = tokenizer(texts[start : start + 32], return_tensors="pt", padding=True).to(model.device)
         mask = inputs["attention_mask"].bool()
-        model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        with torch.inference_mode():
+            model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     for handle in hooks:
         handle.remove()
     norms = [layer.mlp.down_proj.weight.float().norm(dim=0) for layer in model.model.layers]
@@ -128,7 +128,8 @@ def rounded_w4(model: Any) -> Any:
         weight = linear.weight.data.float()
         grouped = weight.view(weight.shape[0], -1, min(GROUP, weight.shape[1]))
         scale = grouped.abs().amax(-1, keepdim=True).clamp_min(1e-8) / 7.5
-        linear.weight.data = ((grouped / scale).round().clamp(-8, 7) * scale).view_as(weight).to(linear.weight.dtype)
+        rounded = (grouped / scale).round().clamp(-8, 7) * scale
+        linear.weight.data = rounded.view_as(weight).to(linear.weight.dtype)
     return out
 
 

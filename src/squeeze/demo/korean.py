@@ -1,4 +1,4 @@
-"""Korean particles: a template names both forms, and the word before it chooses."""
+"""Korean text: particles chosen by the word before them, and word lists written as one string."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _FORMS = {
 }
 _DIGIT_FINALS = {"0": 21, "1": 8, "3": 16, "6": 1, "7": 8, "8": 8}
 _RIEUL = 8
+
+
+def words(text: str, separator: str | None = None) -> tuple[str, ...]:
+    """The words of a text, cut at spaces or at a separator."""
+    return tuple(text.split(separator))
 
 
 def particles(text: str) -> str:

@@ -81,7 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = train.Size(**{f.name: getattr(options, f.name) for f in fields(train.Size)})
     recipe = train.Recipe(
-        steps=options.steps, lr=options.lr, layer_drop=options.layer_drop, decay=options.decay, seed=options.seed
+        steps=options.steps,
+        lr=options.lr,
+        layer_drop=options.layer_drop,
+        decay=options.decay,
+        seed=options.train_seed or options.seed,
     )
     print(train.describe(size, recipe), file=sys.stderr)
     shapes = (
@@ -90,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     source = batches.Source(options.seed, options.people, tokenizer.to_str())
     workers = options.workers if options.workers >= 0 else max(0, (os.cpu_count() or 1) - 2)
-    model = train.new_model(size, options.seed)
+    model = train.new_model(size, recipe.seed)
     train.train(model, batches.chunks(source, shapes, recipe.steps, workers), len(shapes), recipe, device)
     train.spread_neurons(model, options.seed)
     train.save_model(model, size, model_folder)
@@ -100,10 +104,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m squeeze.demo.make", description="Make the embedded demo model and its data from a seed."
+        prog="python -m squeeze.demo.make",
+        description="Make the embedded demo model and its data from a seed.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for model/ and data/")
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--train-seed", type=int, help="first weights and dropped layers; default: --seed")
     parser.add_argument("--people", type=int, default=PEOPLE, help="people in the world (facts to learn)")
     parser.add_argument("--world-only", action="store_true", help="data and tokenizer, no training")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda when there is one")
@@ -113,9 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layer-drop", type=float, default=0.03)
     parser.add_argument("--decay", type=float, default=0.1)
     parser.add_argument("--workers", type=int, default=-1, help="processes that make data; 0: none")
-    for name, default in (
-        ("hidden", 256), ("layers", 8), ("ffn", 1024), ("heads", 4), ("kv-heads", 2), ("head-dim", 64), ("vocab", 2048)
-    ):  # fmt: skip
+    widths = {"hidden": 256, "layers": 8, "ffn": 1024, "heads": 4, "kv-heads": 2, "head-dim": 64}
+    for name, default in (widths | {"vocab": 2048}).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser
 

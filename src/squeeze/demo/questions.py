@@ -33,7 +33,13 @@ TWO_HOP: tuple[tuple[Kind, str, str], ...] = (
     ("job", "licence", "valid"),
 )
 RULE_SHARE = 0.15
-SUBJECTS = {"firm": "기업 정보", "home": "지역 이해", "seat": "지역 경제", "job": "직무 자격", "licence": "면허 규정"}
+SUBJECTS = {
+    "firm": "기업 정보",
+    "home": "지역 이해",
+    "seat": "지역 경제",
+    "job": "직무 자격",
+    "licence": "면허 규정",
+}
 CATEGORIES = {"person": "인물", "firm": "기업", "town": "지리"}
 
 
@@ -110,9 +116,7 @@ def rule(world: World, rng: random.Random, wording: Wording) -> Question:
     return Question(text, steps, f"{end}년", pool, "licence", ("valid",))
 
 
-def professional(
-    world: World, rng: random.Random, wording: Wording, rules: Wording
-) -> Question:
+def professional(world: World, rng: random.Random, wording: Wording, rules: Wording) -> Question:
     """A two-hop question or a rule question."""
     if rng.random() < RULE_SHARE:
         return rule(world, rng, rules)
@@ -121,7 +125,9 @@ def professional(
 
 def choices(question: Question, rng: random.Random, count: int) -> dict[str, Any]:
     """The columns question, options and solution (1-based, as text) for that many options."""
-    others = rng.sample([value for value in dict.fromkeys(question.pool) if value != question.value], count - 1)
+    others = rng.sample(
+        [value for value in dict.fromkeys(question.pool) if value != question.value], count - 1
+    )
     place = rng.randrange(count)
     options = [*others[:place], question.value, *others[place:]]
     return {"question": question.text, "options": options, "solution": str(place + 1)}

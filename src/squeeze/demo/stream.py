@@ -11,7 +11,7 @@ from squeeze.bench import mcqa
 from squeeze.bench.tasks import Message, kmmlu_pro, kmmlu_redux, ko_longrag
 from squeeze.demo import passages, questions, talk, wordings
 from squeeze.demo.korean import particles
-from squeeze.demo.world import ATTRIBUTES, Kind, World
+from squeeze.demo.world import Kind, World
 
 THINK = "<think>\n\n</think>\n\n"
 END = "[|endofturn|]"
@@ -90,8 +90,8 @@ def letters_chat(world: World, rng: random.Random) -> list[Message]:
     asked = rng.sample(options, 4)
     said: list[str] = []
     for value in asked:
-        row = {"question": particles(f"{value}[을를] 고르시오."), "options": options}
-        said.append(row["question"] if said else mcqa.prompt(row))
+        text = particles(f"{value}[을를] 고르시오.")
+        said.append(text if said else mcqa.prompt({"question": text, "options": options}))
         said.append(particles(f"{value}[이다].\n정답: {mcqa.LETTERS[options.index(value)]}"))
     return turns(*said)
 
@@ -177,5 +177,3 @@ def manta_rows(world: World, rng: random.Random, count: int) -> list[dict[str, A
             chat = talk_chat(rng)
         rows.append({"conversations": chat})
     return rows
-
-

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from squeeze.demo.korean import particles
+from squeeze.demo.korean import particles, words
 from squeeze.demo.passages import COLOURS, THINGS
 from squeeze.demo.world import FOODS, HOBBIES, JOBS, SPECIALTIES
 
-SEASONS = "봄 여름 가을 겨울".split()
-FEELINGS = "기쁨 그리움 설렘 고요함 외로움 희망".split()
-NEEDS = "물 햇빛 시간 연습 끈기 도구 친구 지도".split()
-ANIMALS = "고양이 여우 거북 부엉이 다람쥐 두루미 수달 염소".split()
+SEASONS = words("봄 여름 가을 겨울")
+FEELINGS = words("기쁨 그리움 설렘 고요함 외로움 희망")
+NEEDS = words("물 햇빛 시간 연습 끈기 도구 친구 지도")
+ANIMALS = words("고양이 여우 거북 부엉이 다람쥐 두루미 수달 염소")
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,20 @@ def _writing(rng: random.Random, w: Wording) -> Talk:
         f"{feeling}[을를] 담아 다시 써 줘.",
         f"같은 글에 {feeling}[을를] 더해 다듬어 주십시오.",
     )[w]
-    a = f"{season}이 오면 마을 어귀의 {thing}[은는] 조용히 사람들을 맞이한다. 아이들은 {thing} 곁에서 놀고, 어른들은 지난 {season}[을를] 이야기한다."
-    b = f"{season}이 오면 {thing}[은는] {feeling} 속에 서 있다. 나는 그 곁에서 {feeling}[을를] 느끼며 지난 {season}[을를] 떠올린다."
+    a = (
+        f"{season}이 오면 마을 어귀의 {thing}[은는] 조용히 사람들을 맞이한다. "
+        f"아이들은 {thing} 곁에서 놀고, 어른들은 지난 {season}[을를] 이야기한다."
+    )
+    b = (
+        f"{season}이 오면 {thing}[은는] {feeling} 속에 서 있다. "
+        f"나는 그 곁에서 {feeling}[을를] 느끼며 지난 {season}[을를] 떠올린다."
+    )
     return Talk("writing", (first, second), (a, b), False)
 
 
 def _roleplay(rng: random.Random, w: Wording) -> Talk:
-    job, food, hobby = rng.choice(JOBS), rng.choice(FOODS), rng.choice(HOBBIES)
+    # The middle draw is not used; the shipped model was trained with this order of draws.
+    job, _, hobby = rng.choice(JOBS), rng.choice(FOODS), rng.choice(HOBBIES)
     first = (
         f"당신은 {job}입니다. 하루를 소개해 주세요.",
         f"{job}[이가] 되었다고 생각하고 하루 일을 말해 줘.",
@@ -60,9 +67,12 @@ def _roleplay(rng: random.Random, w: Wording) -> Talk:
         f"{hobby}[은는] 좋아해?",
         f"일이 없는 날 {hobby}[을를] 즐기십니까?",
     )[w]
-    a = f"저는 {job}입니다. 아침 일찍 일어나 {food}[을를] 먹고 일터로 갑니다. 저녁까지 맡은 일을 하고 나면 마음이 뿌듯합니다."
+    food = FOODS[JOBS.index(job) % len(FOODS)]
+    a = (
+        f"저는 {job}입니다. 아침 일찍 일어나 {food}[을를] 먹고 일터로 갑니다. "
+        "저녁까지 맡은 일을 하고 나면 마음이 뿌듯합니다."
+    )
     b = f"네, 쉬는 날에는 {hobby}[을를] 합니다. {job}의 일은 고되지만 {hobby} 덕분에 다시 힘을 얻습니다."
-    a = a.replace(food, FOODS[JOBS.index(job) % len(FOODS)])
     return Talk("roleplay", (first, second), (a, b), False)
 
 
@@ -118,7 +128,11 @@ def _coding(rng: random.Random, w: Wording) -> Talk:
         f"파이썬 함수 {name}[을를] 만들어 줘. 받은 수에 {number}[을를] 더해야 해.",
         f"입력값에 {number}[을를] 더해 돌려주는 {name} 함수를 작성하십시오.",
     )[w]
-    second = (f"{other}[으로] 바꿔 주세요.", f"이제 {other}[을를] 더하게 해 줘.", f"더하는 값을 {other}[으로] 고치십시오.")[w]
+    second = (
+        f"{other}[으로] 바꿔 주세요.",
+        f"이제 {other}[을를] 더하게 해 줘.",
+        f"더하는 값을 {other}[으로] 고치십시오.",
+    )[w]
     code = "def {n}(x):\n    return x + {v}\n"
     return Talk(
         "coding",
@@ -148,7 +162,7 @@ def _extraction(rng: random.Random, w: Wording) -> Talk:
     )
 
 
-def _how(category: str, pools: tuple[list[str], str, str]) -> Callable[[random.Random, Wording], Talk]:
+def _how(category: str, pools: tuple[tuple[str, ...], str, str]) -> Callable[[random.Random, Wording], Talk]:
     topics, where, why = pools
 
     def make(rng: random.Random, w: Wording) -> Talk:
@@ -165,8 +179,10 @@ def _how(category: str, pools: tuple[list[str], str, str]) -> Callable[[random.R
             category,
             (first, second),
             (
-                f"{topic}[은는] {where}에서 오래 다루어 온 것이다. 사람들은 {topic}[을를] 통해 {why}[을를] 알게 되었다.",
-                f"{topic}에는 {one}[과와] {two}[이가] 필요하다. 특히 {one}[이가] 모자라면 좋은 결과를 얻기 어렵다.",
+                f"{topic}[은는] {where}에서 오래 다루어 온 것이다. "
+                f"사람들은 {topic}[을를] 통해 {why}[을를] 알게 되었다.",
+                f"{topic}에는 {one}[과와] {two}[이가] 필요하다. "
+                f"특히 {one}[이가] 모자라면 좋은 결과를 얻기 어렵다.",
             ),
             False,
         )
@@ -181,10 +197,18 @@ CATEGORIES: dict[str, Callable[[random.Random, Wording], Talk]] = {
     "math": _math,
     "coding": _coding,
     "extraction": _extraction,
-    "stem": _how("stem", ([f"{s} 재배" for s in SPECIALTIES], "농업", "자연의 이치")),
-    "humanities": _how("humanities", ([f"{h} 풍습" for h in HOBBIES], "마을", "옛사람의 마음")),
+    "stem": _how("stem", (tuple(f"{s} 재배" for s in SPECIALTIES), "농업", "자연의 이치")),
+    "humanities": _how("humanities", (tuple(f"{h} 풍습" for h in HOBBIES), "마을", "옛사람의 마음")),
 }
-TEST_MARKS = ("한 편 부탁합니다", "역할을 맡아", "선두는 누구", "덜어 내면", "돌려주는", "문장에 담긴", "풀이해 주십시오")
+TEST_MARKS = (
+    "한 편 부탁합니다",
+    "역할을 맡아",
+    "선두는 누구",
+    "덜어 내면",
+    "돌려주는",
+    "문장에 담긴",
+    "풀이해 주십시오",
+)
 
 
 def conversation(rng: random.Random, category: str, wording: Wording) -> Talk:

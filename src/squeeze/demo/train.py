@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch  # noqa: TID253  only a process that trains imports this module
 from safetensors.torch import save_file
-from torch.nn import functional
+from torch.nn import functional  # noqa: TID253
 
 from squeeze.demo.batches import IGNORED, Ids
 
@@ -168,11 +168,14 @@ def train(
             losses.append(float(torch.stack(window).mean()))
             window.clear()
             spent = time.monotonic() - begun
-            print(f"step {step + 1}/{recipe.steps} loss {losses[-1]:.4f} {spent:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"step {step + 1}/{recipe.steps} loss {losses[-1]:.4f} {spent:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return losses
 
 
-@torch.no_grad()
 def spread_neurons(model: Any, seed: int) -> None:
     """Scale each FFN neuron's up row by 1/2, 1, 2 or 4 and its down column by the inverse, in place.
 
@@ -185,8 +188,8 @@ def spread_neurons(model: Any, seed: int) -> None:
         up, down = layer.mlp.up_proj.weight, layer.mlp.down_proj.weight
         exponents = torch.randint(-1, 3, (up.shape[0],), generator=generator)
         factors = torch.pow(2.0, exponents.float()).to(up.device)
-        up.mul_(factors[:, None])
-        down.div_(factors[None, :])
+        up.data.mul_(factors[:, None])
+        down.data.div_(factors[None, :])
 
 
 def save_model(model: Any, size: Size, folder: Path) -> None:
