@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from search.records import MODELS, TrialRecord, best_first, model_folder
-from squeeze.errors import SqueezeError
+from squeeze.errors import ConfigError
 from squeeze.folder import verify_manifest
 
 KEPT = 3
@@ -25,11 +25,18 @@ def kept_numbers(study: str, records: list[TrialRecord]) -> list[int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a model folder is there and every file has the hash of its manifest."""
+    """Whether a model folder is there and no file is known to differ from its manifest.
+
+    A file that cannot be read now is no proof of damage: the folder counts as whole and stays.
+    """
+    if not folder.is_dir():
+        return False
     try:
         verify_manifest(folder)
-    except (SqueezeError, OSError):
+    except ConfigError:
         return False
+    except OSError:
+        return True
     return True
 
 

@@ -94,15 +94,15 @@ def open_search(arguments: argparse.Namespace) -> Search:
     decoder = Decoder.read(base)
     target = Target.here(decoder)
     workload = _workload(arguments.workload, arguments.data, embedded=embedded)
-    _ = workload.key  # a missing set is told now, not after the first build
     check_source(Calibration(), workload.data)
     model_key = content_key(base)
     study, mirror = open_study(
         name,
-        arguments.storage or default_storage(name),
+        default_storage(name) if arguments.storage is None else arguments.storage,
         {
             "model_key": model_key,
             "model": arguments.model or "the embedded model",
+            "workload": workload.key,
             "space": arguments.space,
             "objective": arguments.objective,
             "schemes": list(target.schemes()),

@@ -78,12 +78,11 @@ class Progress:
         """A child's word on its progress."""
         self.stage(str(event.get("stage", "")))
 
-    def finish(self, record: TrialRecord) -> None:
-        """A trial has ended."""
+    def finish(self, record: TrialRecord, done: int) -> None:
+        """A trial has ended; ``done`` trials of the study are finished now."""
+        self.done = done
         seconds = time.time() - self._since
         self._spent.append(seconds)
-        if record.failure is None or record.failure not in ("killed", "disk"):
-            self.done += 1
         if (
             record.state == "complete"
             and record.score

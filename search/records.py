@@ -1,4 +1,7 @@
-"""The record of a trial on disk: studies/<study>/trials/NNNN.json, written whole or not at all."""
+"""The files of a study: trials/NNNN.json, measurements/NNNN.json, baselines; written whole or not at all.
+
+Raw measurements are large and lie apart, so that a study's table is read at once.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ State = Literal["complete", "pruned", "failed"]
 class TrialRecord(Record):
     """All that is known of a finished trial.
 
-    number: Optuna's trial number. params: what the sampler chose. baseline: key of the baseline's
-    measurement that it was scored against. bounds: rung -> the highest Score still possible after it.
-    seconds: stage -> s. reason: why it was pruned or failed; None when it was measured to the end.
-    failure: its class.
+    number: Optuna's trial number. params: what the sampler chose. measurement: raw numbers, stored apart and
+    not loaded with the record. baseline: key of the baseline's measurement that it was scored against.
+    bounds: rung -> the highest Score still possible after it. seconds: stage -> s. reason: why it was pruned
+    or failed; None when it was measured to the end. failure: its class.
     """
 
     number: int
@@ -54,14 +57,15 @@ def model_folder(study: str, number: int) -> Path:
 
 
 def save_trial(study: str, record: TrialRecord) -> None:
-    """Write a trial's record, replacing an older one of the same number."""
-    write_whole(
-        study_folder(study) / "trials" / f"{record.number:04d}.json", record.model_dump_json(indent=1)
-    )
+    """Write a trial's record, replacing an older one of its number; its raw measurement, apart, first."""
+    folder, name = study_folder(study), f"{record.number:04d}.json"
+    if record.measurement is not None:
+        write_whole(folder / "measurements" / name, record.measurement.model_dump_json(indent=1))
+    write_whole(folder / "trials" / name, record.model_dump_json(indent=1, exclude={"measurement"}))
 
 
 def load_trials(study: str) -> list[TrialRecord]:
-    """The records of a study in order of number; empty when there are none.
+    """The records of a study in order of number, without their measurements; empty when there are none.
 
     Raises SetupError for a record that cannot be read.
     """
@@ -83,6 +87,11 @@ def best_first(records: list[TrialRecord]) -> list[tuple[TrialRecord, Score]]:
     return sorted(scored, key=lambda pair: (-pair[1].value, pair[0].number))
 
 
+def load_measurement(study: str, number: int) -> Measurement | None:
+    """A trial's raw measurement; None when there is none that can be read."""
+    return _measurement(study_folder(study) / "measurements" / f"{number:04d}.json")
+
+
 def save_baseline(study: str, key: str, baseline: Measurement) -> None:
     """Write the baseline's measurement under its key."""
     write_whole(study_folder(study) / "baselines" / f"{key}.json", baseline.model_dump_json(indent=1))
@@ -90,9 +99,12 @@ def save_baseline(study: str, key: str, baseline: Measurement) -> None:
 
 def load_baseline(study: str, key: str) -> Measurement | None:
     """The baseline's measurement of that key; None when there is none that can be read."""
+    return _measurement(study_folder(study) / "baselines" / f"{key}.json")
+
+
+def _measurement(path: Path) -> Measurement | None:
     try:
-        text = (study_folder(study) / "baselines" / f"{key}.json").read_text(encoding="utf-8")
-        return Measurement.model_validate_json(text)
+        return Measurement.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
 

@@ -60,42 +60,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.records import best_first, load_trials
     from search.settle import catch_up
     from search.show import print_table
-    from search.study import finished
+    from search.study import alone, finished, told_in_a_line
 
+    ends = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
     search = open_search(arguments)
-    again = catch_up(search.study, search.mirror)
-    records = load_trials(search.name)
-    best = best_first(records)
-    progress = Progress(
-        search.name, arguments.trials, finished(search.study), best[0][1].value if best else None
-    )
-    if again:
-        progress.say(f"queued again, cut off in the last run: trial {', '.join(map(str, again))}")
-    if progress.done < arguments.trials:
-        with progress.live(), search.measuring(progress) as (plan, bench):
-            _loop(arguments, search.study, search.mirror, plan, bench, progress)
+    with alone(search.name), told_in_a_line():
+        again = catch_up(search.study, search.mirror)
+        best = best_first(load_trials(search.name))
+        progress = Progress(
+            search.name, arguments.trials, finished(search.study), best[0][1].value if best else None
+        )
+        if again:
+            progress.say(f"queued again, cut off in the last run: trial {', '.join(map(str, again))}")
+        if progress.done < arguments.trials:
+            with progress.live(), search.measuring(progress) as (plan, bench):
+                _loop(arguments, ends, search.study, search.mirror, plan, bench, progress)
     print_table(load_trials(search.name), sys.stdout)
     return 0
 
 
 def _loop(
     arguments: argparse.Namespace,
+    ends: float,
     study: optuna.Study,
     mirror: optuna.Study,
     plan: Plan,
     bench: Bench,
     progress: Progress,
 ) -> None:
-    """Run trials until enough are finished or the time is over."""
+    """Run trials until enough are finished or the monotonic clock is at ``ends``."""
+    from search.propose import next_trial
     from search.settle import RETRIED, abandon, settle
-    from search.study import OWNER, finished, next_trial, owner
+    from search.study import OWNER, finished, owner
     from search.trial import run_trial
 
-    ends = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
     failures = 0
-    recipes = plan.space.recipes(plan.target)
     while finished(study) < arguments.trials and time.monotonic() < ends:
-        trial = next_trial(study, recipes, arguments.seed)
+        trial = next_trial(study, plan.space, plan.target, arguments.seed)
         trial.set_user_attr(OWNER, owner())
         progress.begin(f"trial {trial.number}")
         try:
@@ -104,7 +105,7 @@ def _loop(
             abandon(study, study.get_trials(deepcopy=False)[trial.number])
             raise
         settle(study, mirror, record)
-        progress.finish(record)
+        progress.finish(record, finished(study))
         failures = failures + 1 if record.failure in RETRIED else 0
         if failures == FAILURES_IN_A_ROW:
             raise SetupError(

@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 from search.keep import delete_others
 from search.progress import compression
 from search.records import TrialRecord, load_trials, model_folder, save_trial
-from search.study import RETRY_OF, add_to_mirror, is_abandoned, requeue
+from search.study import CONFIG, RETRY_OF, add_to_mirror, is_abandoned, requeue
 from squeeze.errors import FailureClass
 
 RETRIED: tuple[FailureClass, ...] = ("killed", "disk")
-"""Failures of the machine, not of the candidate: tried once more."""
+"""Failures that may be the machine's, not the candidate's: tried once more."""
 
 
 def settle(study: optuna.Study, mirror: optuna.Study, record: TrialRecord) -> None:
@@ -32,21 +32,20 @@ def settle(study: optuna.Study, mirror: optuna.Study, record: TrialRecord) -> No
 def tell(study: optuna.Study, record: TrialRecord) -> None:
     """Tell Optuna what became of a running trial.
 
-    A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it;
-    a failure of the machine as failed, and its parameters are queued once more.
+    A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it. What
+    may be the machine's fault is told as failed the first time, and its parameters are queued once more.
     """
     frozen = _frozen(study, record.number)
     trial = optuna.Trial(study, frozen._trial_id)
     for name, value in _attributes(record).items():
         trial.set_user_attr(name, value)
-    retried = record.failure in RETRIED
+    retried = record.failure in RETRIED and RETRY_OF not in frozen.user_attrs
     trial.set_constraint("candidate failed", float(record.failure is not None))
     if record.state == "complete" and record.score is not None:
         study.tell(trial, record.score.value)
     elif retried:
+        requeue(study, frozen)  # first: a kill in between must not lose it
         study.tell(trial, state=TrialState.FAIL)
-        if RETRY_OF not in frozen.user_attrs:
-            requeue(study, frozen)
     else:
         study.tell(trial, state=TrialState.PRUNED)
 
@@ -75,8 +74,8 @@ def catch_up(study: optuna.Study, mirror: optuna.Study) -> list[int]:
 def abandon(study: optuna.Study, trial: FrozenTrial) -> None:
     """Fail a trial that was cut off, queue its parameters again, and delete the model it may have built."""
     shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
-    study.tell(trial.number, state=TrialState.FAIL)
     requeue(study, trial)
+    study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _frozen(study: optuna.Study, number: int) -> FrozenTrial:
@@ -88,6 +87,7 @@ def _attributes(record: TrialRecord) -> dict[str, str | float]:
     attributes: dict[str, str | float] = {
         "compression": compression(record),
         "result": record.state,
+        CONFIG: record.config.key,
         "seconds": round(sum(record.seconds.values()), 1),
     }
     if record.reason:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from search.cli import command_parser, positive, run_command
 
 if TYPE_CHECKING:
+    from objectives import Objective
     from search.records import TrialRecord
 
 
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"--study must be one that was run here; there is no {study_folder(name)}")
     records = load_trials(name)
     if arguments.objective:
-        records = [_rescored(name, record, arguments.objective) for record in records]
+        import objectives
+
+        objective = objectives.load(arguments.objective)
+        records = [_rescored(name, record, objective) for record in records]
     if arguments.trial is not None:
         chosen = [record for record in records if record.number == arguments.trial]
         if not chosen:
@@ -47,11 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.pareto:
         records = pareto_front(records)
+    if arguments.top:
+        records = ranked(records)[: arguments.top]
     if arguments.json:
-        for record in records[: arguments.top]:
+        for record in records:
             print(json.dumps(as_json(record), ensure_ascii=False))
     else:
-        print_table(records, sys.stdout, arguments.top)
+        print_table(records, sys.stdout)
     return 0
 
 
@@ -87,23 +93,28 @@ def pareto_front(records: list[TrialRecord]) -> list[TrialRecord]:
     return [record for record, score in scored if not beaten(score.perf_norm, score.speed_norm)]
 
 
-def print_table(records: list[TrialRecord], file: IO[str], top: int | None = None) -> None:
+def ranked(records: list[TrialRecord]) -> list[TrialRecord]:
+    """The scored trials, best first, then the others by number."""
+    from search.records import best_first
+
+    scored = [record for record, _ in best_first(records)]
+    return [*scored, *(record for record in records if record not in scored)]
+
+
+def print_table(records: list[TrialRecord], file: IO[str]) -> None:
     """All trials, the scored ones first, best on top."""
     from rich.console import Console
     from rich.table import Table
 
     from search.progress import compression
-    from search.records import best_first
 
-    ranked = [record for record, _ in best_first(records)]
-    rest = [record for record in records if record not in ranked]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in ("trial", "state", "Score", "90 % interval", "PerfNorm", "SpeedNorm", "compression", "s"):
         table.add_column(
             header, justify="left" if header in ("state", "compression") else "right", no_wrap=True
         )
     table.add_column("reason", overflow="fold")
-    for record in [*ranked, *rest][:top]:
+    for record in ranked(records):
         score = record.score
         figures = (
             (
@@ -128,17 +139,17 @@ def print_table(records: list[TrialRecord], file: IO[str], top: int | None = Non
     Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
 
 
-def _rescored(study: str, record: TrialRecord, objective: str) -> TrialRecord:
+def _rescored(study: str, record: TrialRecord, objective: Objective) -> TrialRecord:
     """The record with the Score of another objective, from the stored raw numbers."""
-    import objectives
-    from search.records import load_baseline
+    from search.records import load_baseline, load_measurement
 
-    if record.state != "complete" or record.measurement is None or record.baseline is None:
+    if record.state != "complete" or record.baseline is None:
         return record
+    measurement = load_measurement(study, record.number)
     baseline = load_baseline(study, record.baseline)
-    if baseline is None:
-        return record.model_copy(update={"score": None, "reason": "its baseline's measurement is missing"})
-    return record.model_copy(update={"score": objectives.load(objective).score(record.measurement, baseline)})
+    if measurement is None or baseline is None:
+        return record.model_copy(update={"score": None, "reason": "its raw measurement is missing"})
+    return record.model_copy(update={"score": objective.score(measurement, baseline)})
 
 
 if __name__ == "__main__":

@@ -8,18 +8,21 @@ study cannot prune.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
+import re
 import socket
 import sqlite3
+import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import TPESampler
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -27,14 +30,20 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.pruning import OptimisticPruner
-from search.records import STUDIES, TrialRecord
+from search.records import STUDIES, TrialRecord, load_trials, study_folder, write_whole
 from squeeze.errors import ConfigError, SetupError
 
-IDENTITY = ("model_key", "space", "objective", "schemes")
-"""User attributes of a study that must not change over its life."""
+IDENTITY = "identity"
+"""User attribute of a study: what must not change over its life, and an id that its files carry too."""
+
+KEPT = ("model_key", "workload", "space", "objective", "schemes")
+"""The keys of an identity that must not change."""
 
 RETRY_OF = "retry_of"
 """User attribute of a trial that repeats one that was cut off: that one's number."""
+
+CONFIG = "config_key"
+"""User attribute of a finished trial: the key of its configuration."""
 
 OWNER = "owner"
 """User attribute of a trial: the process that runs it, as host:pid:start."""
@@ -52,9 +61,9 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ConfigError(
-            f"--storage must be a database URL like sqlite:///studies/demo.db; got {url!r}"
+            f"--storage must be a database URL like sqlite:///studies/demo.db; got {_hidden(url)!r}"
         ) from error
     shown = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() == "sqlite":
@@ -71,6 +80,11 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         raise SetupError(
             f"the storage {shown} must be a database that opens; {line}; check its address"
         ) from error
+
+
+def _hidden(url: str) -> str:
+    """A text that should have been a URL, without what may be a password."""
+    return re.sub(r"//[^@]*@", "//***@", url)
 
 
 def _prepare_sqlite(path: Path, *, create: bool) -> None:
@@ -97,8 +111,8 @@ def _prepare_sqlite(path: Path, *, create: bool) -> None:
 def open_study(name: str, url: str, identity: Mapping[str, Any]) -> tuple[optuna.Study, optuna.Study]:
     """Create a study and its mirror, or open them again.
 
-    identity: the values of ``IDENTITY`` and ``model``, its readable name. Raises ConfigError when the
-    stored study was made with other values.
+    identity: the values of ``KEPT`` and ``model``, its readable name. Raises ConfigError when the stored
+    study was made with other values, or the study's files belong to another database.
     """
     storage = open_storage(url, create=True)
     study = optuna.create_study(
@@ -115,52 +129,58 @@ def open_study(name: str, url: str, identity: Mapping[str, Any]) -> tuple[optuna
         directions=[StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE],
         load_if_exists=True,
     )
-    if not study.user_attrs:
+    if IDENTITY not in study.user_attrs:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(["Score"])
             mirror.set_metric_names(["PerfNorm", "SpeedNorm"])
-        for key, value in identity.items():
-            study.set_user_attr(key, value)
+        study.set_user_attr(IDENTITY, {**identity, "id": uuid.uuid4().hex})
+    _bind_files(study)
     return study, mirror
 
 
 def _check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
-    stored = study.user_attrs
+    name = study.study_name
     if len(study.directions) != 1:
-        raise ConfigError(f"the study {study.study_name!r} has several directions; choose another --study")
-    if not stored:
+        raise ConfigError(f"the study {name!r} has several directions; choose another --study")
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None:
         if study.get_trials(deepcopy=False):
-            raise ConfigError(
-                f"the study {study.study_name!r} was not made by this program; choose another --study"
-            )
+            raise ConfigError(f"the study {name!r} was not made by this program; choose another --study")
         return
-    for key in IDENTITY:
+    for key in KEPT:
         if stored.get(key) != identity[key]:
             told = "model" if key == "model_key" else key
             raise ConfigError(
-                f"a study keeps its {told}; {study.study_name!r} was made with {stored.get(told)}, "
+                f"a study keeps its {told}; {name!r} was made with {stored.get(told)}, "
                 f"now {identity[told]}; give the same {told} or another --study"
             )
+
+
+def _bind_files(study: optuna.Study) -> None:
+    """Tie the study's folder to its database. Raises ConfigError when the folder belongs to another one."""
+    path = study_folder(study.study_name) / "study.json"
+    here = {"id": study.user_attrs[IDENTITY]["id"]}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if load_trials(study.study_name):
+            found = None
+        else:
+            write_whole(path, json.dumps(here))
+            return
+    except (OSError, ValueError):
+        found = None
+    if found != here:
+        raise ConfigError(
+            f"a study's files and its database belong together; {path.parent} belongs to another database; "
+            "give that one as --storage, choose another --study, or move the folder away"
+        )
 
 
 def finished(study: optuna.Study) -> int:
     """How many trials count: complete or pruned."""
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     return len(study.get_trials(deepcopy=False, states=states))
-
-
-def next_trial(study: optuna.Study, recipes: Sequence[Mapping[str, Any]], seed: int) -> optuna.Trial:
-    """The next trial: one that waits, else the next recipe, else what the sampler proposes.
-
-    Recipes are queued one at a time and the sampler is seeded by how many trials are finished, so that an
-    interrupted search goes on as an uninterrupted one would.
-    """
-    count = finished(study)
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    if not waiting and count < len(recipes):
-        study.enqueue_trial(dict(recipes[count]))
-    study.sampler = TPESampler(seed=seed + count)
-    return study.ask()
 
 
 def add_to_mirror(mirror: optuna.Study, record: TrialRecord, source: FrozenTrial) -> None:
@@ -191,6 +211,35 @@ def owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}"
 
 
+@contextlib.contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Turn what a database raises while it is used (full disk, lock, lost server) into a SetupError."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        line = str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
+        raise SetupError(
+            f"the study's database must stay usable; {line}; mend that, the same command goes on"
+        ) from error
+
+
+@contextlib.contextmanager
+def alone(study: str) -> Iterator[None]:
+    """Keep a second search of the same study on this machine away. Raises SetupError when one runs."""
+    folder = study_folder(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SetupError(
+                f"one search of a study runs at a time; {study!r} is being searched already; "
+                "see `python -m search.status`, or choose another --study"
+            ) from error
+        yield
+
+
 def is_abandoned(trial: FrozenTrial) -> bool:
     """Whether a running trial belongs to a process of this host that is gone. Other hosts' never are."""
     return is_owner_gone(str(trial.user_attrs.get(OWNER, "")))
@@ -204,8 +253,9 @@ def is_owner_gone(owned_by: str) -> bool:
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial's parameters again; the new trial inherits nothing else."""
-    if trial.params:
+    """Queue a trial's parameters again, once; the new trial inherits nothing else."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if trial.params and all(other.user_attrs.get(RETRY_OF) != trial.number for other in waiting):
         study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
 

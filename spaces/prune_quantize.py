@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from squeeze.target import Target
 
 from spaces import quantize
 from squeeze.config import CompressionConfig, DepthConfig, WidthConfig
+from squeeze.target import Target
 
 METHODS = ("influence", "uniform", "top")
 
@@ -22,32 +22,44 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
     if layers < decoder.layers:
         depth = DepthConfig(layers=layers, method=trial.suggest_categorical("depth_method", list(METHODS)))
     step = width_step(decoder.width)
-    neurons = trial.suggest_int("width", decoder.width // 2 // step * step, decoder.width, step=step)
-    if neurons < decoder.width:
-        method = trial.suggest_categorical("width_method", ["activation", "magnitude"])
-        width = WidthConfig(width=neurons, method=method)
+    if step is not None:
+        lowest = max(step, decoder.width // 2 // step * step)
+        neurons = trial.suggest_int("width", lowest, decoder.width, step=step)
+        if neurons < decoder.width:
+            method = trial.suggest_categorical("width_method", ["activation", "magnitude"])
+            width = WidthConfig(width=neurons, method=method)
     return CompressionConfig(depth=depth, width=width, quantize=quantize.suggest_quantize(trial, target))
 
 
 def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
     """Quantization as it is, shallow pruning as it is, and the two together."""
     decoder = target.decoder
-    whole = {"layers": decoder.layers, "width": decoder.width}
+    whole: dict[str, Any] = {"layers": decoder.layers}
     fewer = {**whole, "layers": decoder.layers - max(1, decoder.layers // 15), "depth_method": "influence"}
     step = width_step(decoder.width)
-    narrow = {**whole, "width": decoder.width // 8 * 7 // step * step, "width_method": "activation"}
+    narrow: dict[str, Any] = {}
+    if step is not None:
+        whole["width"] = fewer["width"] = decoder.width
+        narrow = {
+            "width": decoder.width - max(1, decoder.width // 8 // step) * step,
+            "width_method": "activation",
+        }
     plain = {"scheme": None}
     eight_bit = {"scheme": "W8A8", "algorithm_W8A8": "rtn"} if "W8A8" in target.schemes() else plain
-    structural = [
-        {**fewer, **plain},
-        {**narrow, **plain},
-        {**fewer, **narrow, "layers": fewer["layers"], **plain},
-    ]
-    if eight_bit is not plain:
-        structural += [{**fewer, **eight_bit}, {**narrow, **eight_bit}]
+    schemes = [plain] if eight_bit is plain else [plain, eight_bit]
+    structural = [{**fewer, **scheme} for scheme in schemes]
+    if narrow:
+        structural[1:1] = [{**whole, **narrow, **plain}, {**fewer, **narrow, **plain}]
+        structural += [{**whole, **narrow, **scheme} for scheme in schemes[1:]]
     return [*({**whole, **recipe} for recipe in quantize.recipes(target)), *structural]
 
 
-def width_step(width: int) -> int:
-    """The step of the width parameter: a multiple of 128, at most sixteen of them to the whole."""
-    return max(128, width // 16 // 128 * 128)
+def width_step(width: int) -> int | None:
+    """The step of the width parameter: a multiple of 128 that divides the width, so that it can be drawn whole.
+
+    The smallest with at most 32 steps to the whole, else the largest that leaves eight; None when there is
+    none, and the width then stays.
+    """
+    steps = [step for step in range(128, width // 8 + 1, 128) if width % step == 0]
+    few = [step for step in steps if width // step <= 32]
+    return few[0] if few else steps[-1] if steps else None

@@ -13,7 +13,12 @@ from squeeze.target import Target
 SAMPLES = {"cpu": (16, 32, 64), "cuda": (64, 128, 256, 512)}
 """Calibration samples worth their time; on a CPU GPTQ's Hessians are what a build waits for."""
 
-GROUP_SIZES = (32, 64, 128)
+
+def group_sizes(target: Target) -> list[int]:
+    """The group sizes of the W4 schemes that the target takes for every layer of the base."""
+    scheme: Scheme = "W4A16"
+    parts = [QuantizeConfig(scheme=scheme, group_size=size) for size in (32, 64, 128)]
+    return [part.group_size for part in parts if not target.refuse(CompressionConfig(quantize=part))]
 
 
 def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
@@ -32,7 +37,7 @@ def suggest_quantize(trial: optuna.Trial, target: Target) -> QuantizeConfig | No
         algorithm = cast(Algorithm, trial.suggest_categorical(f"algorithm_{scheme}", list(choices)))
     settings: dict[str, Any] = {}
     if scheme.startswith("W4"):
-        settings["group_size"] = trial.suggest_categorical("group_size", list(GROUP_SIZES))
+        settings["group_size"] = trial.suggest_categorical("group_size", group_sizes(target))
     if algorithm == "gptq":
         settings["dampening"] = trial.suggest_float("dampening", 0.001, 0.1, log=True)
     if algorithm != "rtn" or scheme == "FP8":
@@ -46,12 +51,13 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
     """Settings that did well elsewhere, those first that did best; only schemes that the target runs."""
     samples = SAMPLES[target.device][1]
     gptq = {"dampening": 0.01, "samples": samples}
+    largest = {"group_size": max(group_sizes(target), default=32)}
     known: tuple[dict[str, Any], ...] = (
         {"scheme": "W8A8", "algorithm_W8A8": "rtn"},
         {"scheme": "FP8_DYNAMIC"},
-        {"scheme": "W4A16", "algorithm_W4A16": "gptq", "group_size": 128, **gptq},
+        {"scheme": "W4A16", "algorithm_W4A16": "gptq", **largest, **gptq},
         {"scheme": "W8A8", "algorithm_W8A8": "gptq", **gptq},
-        {"scheme": "W4A16_ASYM", "algorithm_W4A16_ASYM": "awq", "group_size": 128, "samples": samples},
+        {"scheme": "W4A16_ASYM", "algorithm_W4A16_ASYM": "awq", **largest, "samples": samples},
         {"scheme": "FP8", "samples": SAMPLES[target.device][-1]},
         {"scheme": "W8A16", "algorithm_W8A16": "rtn"},
     )

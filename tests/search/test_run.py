@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search import export
-from search.records import TrialRecord, load_trials
+from search.records import TrialRecord, load_measurement, load_trials
 
 WORKLOAD = """
 questions: {kmmlu_redux: 16, kmmlu_pro: 16, ko_longrag: 8, komt_bench: 4}
@@ -58,7 +58,9 @@ def check_finished_study(trials: int) -> list[TrialRecord]:
     complete = [record for record in records if record.score]
     assert {trial.user_attrs["trial"] for trial in mirror.get_trials()} == {r.number for r in complete}
     assert study.best_value == max(record.score.value for record in complete if record.score)
-    assert all(record.measurement and record.measurement.complete for record in complete)
+    for record in complete:
+        measurement = load_measurement("demo", record.number)
+        assert measurement is not None and measurement.complete
     kept = sorted(int(path.name) for path in Path("models/demo").iterdir())
     assert set(kept) <= {record.number for record in complete}
     assert 1 <= len(kept) <= 3

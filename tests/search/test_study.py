@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -13,14 +14,39 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.propose import next_trial
 from search.records import TrialRecord, load_trials
 from search.settle import catch_up, settle
-from search.study import OWNER, RETRY_OF, default_storage, finished, next_trial, open_study, owner
-from squeeze.config import CompressionConfig
+from search.study import OWNER, RETRY_OF, alone, default_storage, finished, open_study, owner
+from squeeze.config import CompressionConfig, DepthConfig
+from squeeze.decoder import Decoder
+from squeeze.demo import MODEL_DIR
 from squeeze.errors import ConfigError, SetupError
+from squeeze.records import Score
+from squeeze.target import Target
 
-IDENTITY = {"model_key": "k", "model": "m", "space": "s", "objective": "o", "schemes": ["W8A8"]}
-RECIPES = ({"x": 3}, {"x": 5})
+IDENTITY = {
+    "model_key": "k",
+    "model": "m",
+    "workload": "w",
+    "space": "s",
+    "objective": "o",
+    "schemes": ["W8A8"],
+}
+TARGET = Target.contest(Decoder.read(MODEL_DIR))
+
+
+class Layers:
+    """A space of one parameter with two recipes."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.most = most
+
+    def suggest(self, trial: optuna.Trial, target: Target) -> CompressionConfig:
+        return CompressionConfig(depth=DepthConfig(layers=trial.suggest_int("x", 1, self.most)))
+
+    def recipes(self, target: Target) -> list[dict[str, int]]:
+        return [{"x": 3}, {"x": 5}]
 
 
 def opened(**changes: Any) -> tuple[optuna.Study, optuna.Study]:
@@ -28,8 +54,8 @@ def opened(**changes: Any) -> tuple[optuna.Study, optuna.Study]:
 
 
 def begun(study: optuna.Study, *, owned_by: str) -> optuna.Trial:
-    trial = next_trial(study, RECIPES, seed=42)
-    trial.suggest_int("x", 0, 1000)
+    trial = next_trial(study, Layers(), TARGET, seed=42)
+    Layers().suggest(trial, TARGET)
     trial.set_user_attr(OWNER, owned_by)
     return trial
 
@@ -46,7 +72,7 @@ def test_the_database_is_in_write_ahead_mode(workplace: Path) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-@pytest.mark.parametrize("key", ["model_key", "space", "objective", "schemes"])
+@pytest.mark.parametrize("key", ["model_key", "workload", "space", "objective", "schemes"])
 def test_a_study_made_with_another_identity_is_refused(workplace: Path, key: str) -> None:
     opened()
     with pytest.raises(ConfigError, match="was made with"):
@@ -64,6 +90,8 @@ def test_a_study_of_another_program_is_refused(workplace: Path) -> None:
     ("url", "error"),
     [
         ("nonsense", ConfigError),
+        ("", ConfigError),
+        ("postgresql://a:secret@h:notaport/x", ConfigError),
         ("sqlite://", ConfigError),
         ("sqlite:////proc/none/demo.db", SetupError),
         ("mysql+nodriver://user:secret@localhost/x", SetupError),
@@ -122,15 +150,69 @@ def test_a_failed_candidate_counts_and_is_infeasible_to_the_sampler(workplace: P
     assert finished(study) == 1
 
 
-def test_a_failure_of_the_machine_is_tried_once_more_and_no_oftener(workplace: Path) -> None:
+def test_what_is_killed_twice_is_told_as_failed_and_the_search_moves_on(workplace: Path) -> None:
     study, mirror = opened()
     for number in range(2):
         begun(study, owned_by=owner())
-        settle(study, mirror, failed(number, "disk"))
-    states = [trial.state for trial in study.get_trials()]
-    assert states == [TrialState.FAIL, TrialState.FAIL]
-    assert study.get_trials()[1].user_attrs[RETRY_OF] == 0
-    assert finished(study) == 0
+        settle(study, mirror, failed(number, "killed"))
+    first, second = study.get_trials()
+    assert first.state == TrialState.FAIL
+    assert second.state == TrialState.PRUNED
+    assert second.constraints == {"candidate failed": 1.0}
+    assert second.user_attrs[RETRY_OF] == 0
+    assert finished(study) == 1
+    assert begun(study, owned_by=owner()).params == {"x": 5}
+
+
+def test_the_files_of_another_database_are_left_alone(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    study, mirror = opened()
+    begun(study, owned_by=owner())
+    settle(study, mirror, scored(0, 0.9))
+    Path("studies/demo.db").rename("studies/away.db")
+    with pytest.raises(ConfigError, match="belongs to another database"):
+        opened()
+    assert len(load_trials("demo")) == 1
+
+
+def test_a_second_search_of_a_study_is_kept_away(workplace: Path) -> None:
+    with alone("demo"), pytest.raises(SetupError, match="being searched already"), alone("demo"):
+        pass
+
+
+def test_no_configuration_is_tried_twice_while_there_are_others(workplace: Path) -> None:
+    study, mirror = opened()
+    space = Layers(most=8)
+    tried = []
+    for number in range(8):
+        trial = next_trial(study, space, TARGET, seed=42)
+        config = space.suggest(trial, TARGET)
+        trial.set_user_attr(OWNER, owner())
+        tried.append(trial.params["x"])
+        score = Score(value=0.5, low=0.4, high=0.6, perf_norm=1.0, speed_norm=0.0)
+        record = TrialRecord(number=number, state="complete", params=trial.params, config=config, score=score)
+        settle(study, mirror, record)
+    assert sorted(tried) == list(range(1, 9))
+    assert len(study.get_trials()) == 8
+
+
+def test_a_search_opened_again_proposes_what_it_would_have(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    proposed = []
+    for again in (False, True):
+        shutil.rmtree("studies")
+        study, mirror = opened()
+        chosen = []
+        for number in range(14):
+            if again:
+                study, mirror = opened()
+            trial = begun(study, owned_by=owner())
+            chosen.append(trial.params["x"])
+            settle(study, mirror, scored(number, 1 / (1 + abs(500 - trial.params["x"]))))
+        proposed.append(chosen)
+    assert proposed[0] == proposed[1]
 
 
 def test_a_trial_cut_off_is_queued_again_before_anything_else(workplace: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
 
@@ -61,10 +63,26 @@ def test_recipes_cover_each_family_that_the_target_runs(target: Target) -> None:
     assert families == {"depth", "width", *target.schemes()}
 
 
-@pytest.mark.parametrize(("width", "step"), [(1024, 128), (4096, 256), (512, 128), (14336, 896)])
-def test_widths_come_in_multiples_of_128(width: int, step: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "step"), [(1024, 128), (4096, 128), (27392, 256), (1000, None), (128, None)]
+)
+def test_the_width_comes_in_multiples_of_128_that_reach_the_whole(width: int, step: int | None) -> None:
     assert width_step(width) == step
-    assert step % 128 == 0
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(2048, 4096), (5120, 27392), (192, 1000), (64, 128)])
+def test_other_shapes_are_proposed_whole_and_runnable(hidden: int, width: int) -> None:
+    target = Target.contest(replace(DECODER, hidden=hidden, width=width, layers=30))
+    space = spaces.load("prune_quantize")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for recipe in space.recipes(target):
+        study.enqueue_trial(dict(recipe))
+    for number in range(200):
+        trial = study.ask()
+        config = space.suggest(trial, target)
+        assert target.refuse(config) == []
+        if number < len(space.recipes(target)):
+            assert trial.params == space.recipes(target)[number]
 
 
 def test_an_unknown_space_names_those_there_are() -> None:

@@ -1,0 +1,51 @@
+"""What is tried next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from search.study import CONFIG, finished
+from spaces import Space
+from squeeze.target import Target
+
+ATTEMPTS = 50
+"""Proposals of the sampler before a configuration is measured again."""
+
+
+def next_trial(study: optuna.Study, space: Space, target: Target, seed: int) -> optuna.Trial:
+    """The next trial: one that waits, else the next recipe, else what the sampler proposes.
+
+    Recipes are queued one at a time and the sampler is seeded by how many trials are finished, so that an
+    interrupted search goes on as an uninterrupted one would.
+    """
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        recipes = space.recipes(target)
+        count = finished(study)
+        params = recipes[count] if count < len(recipes) else _propose(study, space, target, seed + count)
+        study.enqueue_trial(dict(params))
+    return study.ask()
+
+
+def _propose(study: optuna.Study, space: Space, target: Target, seed: int) -> Mapping[str, Any]:
+    """Parameters from TPE whose configuration has not been tried, unless ``ATTEMPTS`` proposals all were.
+
+    The sampler works on a copy in memory: what it proposes in vain never becomes a trial of the study.
+    """
+    past = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    tried = {trial.user_attrs.get(CONFIG) for trial in past}
+    copy = optuna.create_study(direction=StudyDirection.MAXIMIZE)
+    copy.add_trials(past)
+    for attempt in range(ATTEMPTS):
+        copy.sampler = TPESampler(seed=seed + 1_000_003 * attempt)
+        trial = copy.ask()
+        config = space.suggest(trial, target)
+        if config.key not in tried:
+            break
+        copy.tell(trial, state=TrialState.FAIL)
+    return trial.params
