@@ -9,8 +9,9 @@ Perf is the weighted mean over the scored benchmarks; the contest has not publis
 
 from __future__ import annotations
 
-from math import inf, sqrt
-from statistics import NormalDist
+from collections.abc import Sequence
+from math import inf, log, sqrt
+from statistics import NormalDist, stdev
 
 from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile
 from squeeze.errors import ConfigError
@@ -88,16 +89,21 @@ def perf(measurement: Measurement) -> float:
 def optimistic(measurement: Measurement, baseline: Measurement) -> float:
     """The highest Score that a partial measurement could still reach, with a risk of a few percent.
 
-    Quality: at the speed rung the questions are too few to tell, so ``PERF_CEILING``; later the upper end of
-    a one-sided 97.5 % bound from the questions answered so far, each paired with the baseline's, with a
-    phantom gain and loss added to every benchmark, and never above the ceiling.
-    Speed: once every question has been asked, the lower end of a two-sided 90 % interval of the time ratio,
-    or the ratio less ``PROBE_MARGIN`` after a single pass, whichever is lower. Before that the probe's, less
-    ``PROBE_MARGIN``. The probe's answers are cut short, so a candidate that is wordier there than the
-    baseline may yet have any time per token: nothing is concluded then.
+    Quality: at the speed rung the questions are too few to tell, so ``PERF_CEILING``; after the first block
+    the upper end of a one-sided 97.5 % bound from the questions answered so far, each paired with the
+    baseline's, with a phantom gain and loss added to every benchmark, and never above the ceiling; then, with
+    every question answered, PerfNorm itself.
+    Speed: the lower end of a two-sided 90 % interval of the time ratio, or the ratio less a margin while not
+    every repeat is timed, whichever is lower: of the passes once every question has been asked, of the probe
+    before. The margin is ``PROBE_MARGIN``, or twice the spread that the baseline itself has shown between its
+    passes where that is more: on a busy machine little is pruned, rather than the wrong ones. The probe's
+    answers are cut short, so a candidate that is wordier there than the baseline may yet have any time per
+    token: nothing is concluded then.
     """
     ceiling = PERF_CEILING
-    if measurement.rung != "speed":
+    if measurement.rung in ("rest", "repeats"):
+        ceiling, _ = paired_perf(measurement, baseline, WEIGHTS)
+    elif measurement.rung == "block":
         ratio, error = paired_perf(measurement, baseline, WEIGHTS, phantoms=1)
         if error < inf:
             count = sum(len(measurement.questions.get(name, ())) for name in WEIGHTS)
@@ -114,8 +120,16 @@ def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:
         if not passes or not reference or _tokens(passes[0]) > WORDIER * _tokens(reference[0]):
             return 0.0
     low, ratio, _ = ratio_interval(passes, reference, CONFIDENCE)
-    margin = PROBE_MARGIN if len(passes) == 1 or measurement.rung != "repeats" else 0.0
+    margin = 0.0
+    if measurement.rung != "repeats":
+        margin = max(PROBE_MARGIN, 2 * ratio * _spread((*baseline.passes, *measurement.reference)))
     return max(0.0, min(ratio - margin, low if low > 0 else ratio))
+
+
+def _spread(passes: Sequence[Pass]) -> float:
+    """The standard deviation of the logarithm of the time per token between passes; 0 for a single one."""
+    times = [log(timed.seconds_per_token) for timed in passes]
+    return stdev(times) if len(times) > 1 else 0.0
 
 
 def _tokens(timed: Pass) -> int:

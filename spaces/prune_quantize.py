@@ -55,7 +55,7 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
 
 
 def width_step(width: int) -> int | None:
-    """The step of the width parameter: a multiple of 128 that divides the width, so that it can be drawn whole.
+    """The step of the width parameter: a multiple of 128 that divides the width.
 
     The smallest with at most 32 steps to the whole, else the largest that leaves eight; None when there is
     none, and the width then stays.

@@ -138,6 +138,23 @@ def test_after_the_block_lost_quality_ends_a_candidate_but_a_few_slips_do_not() 
     assert bound(30) <= 0.5 * competition.PERF_CEILING + 0.5 * 0.1
 
 
+def test_with_every_question_answered_no_ceiling_hides_a_candidate_better_than_the_base() -> None:
+    base = measurement({"kmmlu_redux": half(33, 100)}, 2e-4, 2e-4, 2e-4)
+    scores = {"kmmlu_redux": half(40, 100)}
+    rest = measurement(scores, 1.6e-4, reference=(2e-4,), rung="rest")
+    final = competition.score(measurement(scores, 1.6e-4, 1.6e-4, reference=(2e-4, 2e-4)), base)
+    assert competition.optimistic(rest, base) >= final.value > 0.7
+
+
+def test_on_a_busy_machine_one_slow_pass_prunes_nothing() -> None:
+    scores = {"kmmlu_redux": half(90, 100)}
+    quiet = measurement(scores, 2e-4, 2.01e-4, 1.99e-4)
+    busy = measurement(scores, 2e-4, 2.6e-4, 1.6e-4)
+    unlucky = measurement(scores, 1.95e-4, reference=(2e-4,), rung="rest")
+    assert competition.optimistic(unlucky, quiet) < 0.54
+    assert competition.optimistic(unlucky, busy) > 0.7
+
+
 @pytest.mark.parametrize("rung", ["speed", "block", "rest"])
 def test_the_optimistic_value_is_not_below_the_score_it_precedes(rung: Rung) -> None:
     base = measurement({"kmmlu_redux": half(90, 120)}, 2e-4, 2e-4, 2e-4)

@@ -23,8 +23,8 @@ class Reference(Protocol):
     def end(self) -> None:
         """Called when the measurement (of the baseline or a candidate) is over."""
 
-    def time(self, part: Slice, repeat: int) -> Timing | None:
-        """The baseline's time over the same questions; None when there is no new one for that repeat."""
+    def time(self, part: Slice, repeat: int) -> Timing:
+        """The baseline's time over the same questions."""
 
     def close(self) -> None:
         """End every process."""
@@ -76,8 +76,9 @@ class Resident:
 class Bracketed:
     """The baseline is timed in a process of its own before a candidate's, again after every few of them.
 
-    For targets where two engines do not fit: a GPU at the contest's memory utilization. every: candidates
-    that one timing serves.
+    For targets where two engines do not fit: a GPU at the contest's memory utilization. It has as many passes
+    as a candidate, so repeats are compared with repeats; the difference between two processes of the same
+    model is not seen by one timing. every: candidates that one timing serves.
     """
 
     def __init__(self, base: Path, workload: Workload, log: Path, every: int = 4) -> None:
@@ -86,7 +87,7 @@ class Bracketed:
         self._log = log
         self._every = every
         self._served: Served | None = None
-        self._times: dict[Slice, Timing] = {}
+        self._times: dict[tuple[Slice, int], Timing] = {}
         self._uses = 0
 
     def begin(self, tell: Tell) -> None:
@@ -97,8 +98,12 @@ class Bracketed:
         served = self.serve(tell)
         try:
             slices = served.slices
-            for part in (*slices.probe, *slices.block, *slices.rest):
-                self._times[part] = served.time(part)
+            for repeat in range(self._workload.probes):
+                for part in slices.probe:
+                    self._times[part, repeat] = served.time(part)
+            for repeat in range(self._workload.repeats):
+                for part in (*slices.block, *slices.rest):
+                    self._times[part, repeat] = served.time(part)
         except CandidateError as error:
             raise SetupError(f"the baseline can no longer be served: {error}") from error
         finally:
@@ -115,9 +120,9 @@ class Bracketed:
         """The engine makes room."""
         self.close()
 
-    def time(self, part: Slice, repeat: int) -> Timing | None:
-        """The time taken before the candidate; there is one repeat of it."""
-        return self._times[part] if repeat == 0 else None
+    def time(self, part: Slice, repeat: int) -> Timing:
+        """The time taken before the candidate's."""
+        return self._times[part, repeat]
 
     def close(self) -> None:
         """End the engine."""
