@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from search.cli import command_parser, run_command
 
 if TYPE_CHECKING:
-    from squeeze.bench.workload import Workload
     from squeeze.records import Measurement, Score
 
 
@@ -39,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import objectives
     from search.records import MODELS
     from squeeze.bench.measure import Bench
+    from squeeze.bench.workload import choose
     from squeeze.child import PRELOADED, preload
     from squeeze.decoder import Decoder
     from squeeze.hub import fetch
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = fetch(arguments.model, MODELS)
     base = fetch(arguments.baseline, MODELS) if arguments.baseline else model
     target = Target.here(Decoder.read(base))
-    workload = _workload(arguments.workload, arguments.data, base)
+    workload = choose(arguments.workload, arguments.data, base)
     workload.key  # noqa: B018 — reads the data files: what is wrong with them is told before anything starts
     preload([name for name in PRELOADED if name != "llmcompressor"])
     descriptor, name = tempfile.mkstemp(prefix="squeeze-bench-", suffix=".log")
@@ -71,23 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         _print_table(measured, baseline if arguments.baseline else None, score)
     return 0
-
-
-def _workload(named: str | None, data: str | None, base: Path) -> Workload:
-    """The workload asked for; else the contest's, and the small one for the embedded model's family."""
-    from squeeze.bench.workload import contest, demo, load_workload
-    from squeeze.data.sets import HUB
-    from squeeze.decoder import read_config
-    from squeeze.demo import DATA_DIR, MODEL_DIR
-
-    embedded = read_config(base).get("vocab_size") == read_config(MODEL_DIR).get("vocab_size")
-    source = data or (str(DATA_DIR) if embedded else HUB)
-    if named is None:
-        return contest(source) if source == HUB else demo(source)
-    if named in ("contest", "demo"):
-        return contest(source) if named == "contest" else demo(source)
-    workload = load_workload(Path(named))
-    return workload.model_copy(update={"data": data}) if data else workload
 
 
 def _plain(measured: Measurement, baseline: Measurement | None, score: Score | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from squeeze.data.sets import HUB
     from squeeze.decoder import Decoder
     from squeeze.demo import DATA_DIR, MODEL_DIR
-    from squeeze.errors import CandidateError, ConfigError
+    from squeeze.errors import CandidateError, ConfigError, SetupError
     from squeeze.hub import fetch
     from squeeze.pipeline import build_in_child
     from squeeze.target import Target
@@ -51,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedded = arguments.model is None
     base = fetch(str(MODEL_DIR) if embedded else arguments.model, MODELS)
     Target.here(Decoder.read(base)).check(config)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".writable-").cleanup()
+    except OSError as error:
+        raise SetupError(
+            f"--out must be in a writable folder; {out.parent}: {error.strerror}; choose another"
+        ) from error
     data = arguments.data or (str(DATA_DIR) if embedded else HUB)
     preload(())  # one child: let it import only what its stages need
     descriptor, log = tempfile.mkstemp(prefix="squeeze-build-", suffix=".log")

@@ -25,12 +25,11 @@ from search.records import (
 from search.study import default_storage, open_study
 from search.trial import Plan
 from squeeze.bench.measure import Bench
-from squeeze.bench.workload import Workload, contest, demo, load_workload
+from squeeze.bench.workload import Workload, choose
 from squeeze.config import Calibration
 from squeeze.data.chat import check_source
-from squeeze.data.sets import HUB
 from squeeze.decoder import Decoder
-from squeeze.demo import DATA_DIR, MODEL_DIR
+from squeeze.demo import MODEL_DIR
 from squeeze.folder import content_key
 from squeeze.hub import fetch
 from squeeze.target import Target
@@ -93,7 +92,7 @@ def open_search(arguments: argparse.Namespace) -> Search:
     base = fetch(str(MODEL_DIR) if embedded else arguments.model, MODELS)
     decoder = Decoder.read(base)
     target = Target.here(decoder)
-    workload = _workload(arguments.workload, arguments.data, embedded=embedded)
+    workload = choose(arguments.workload, arguments.data, base)
     check_source(Calibration(), workload.data)
     model_key = content_key(base)
     study, mirror = open_study(
@@ -109,12 +108,3 @@ def open_search(arguments: argparse.Namespace) -> Search:
         },
     )
     return Search(name, study, mirror, base, model_key, workload, target, space, objective)
-
-
-def _workload(path: Path | None, data: str | None, *, embedded: bool) -> Workload:
-    """The workload of a file, or the usual one; its data as the options say, else as the model has it."""
-    source = data or (str(DATA_DIR) if embedded else HUB)
-    if path is None:
-        return demo(source) if embedded else contest(source)
-    workload = load_workload(path)
-    return workload if data is None and not embedded else workload.model_copy(update={"data": source})

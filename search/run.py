@@ -9,7 +9,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.cli import command_parser, positive, run_command
@@ -40,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--data", help="a folder of data sets, or hub (default: hub; the embedded model's own)"
     )
     options.add_argument(
-        "--workload", type=Path, help="a YAML of questions and engine arguments to measure with"
+        "--workload", metavar="NAME|FILE", help="contest, demo or a YAML file (default: as the model)"
     )
     options.add_argument("--space", default="prune_quantize", help="what may be tried: a module of spaces/")
     options.add_argument("--objective", default="competition", help="what is good: a module of objectives/")

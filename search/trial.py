@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from squeeze.bench.measure import Bench
-from squeeze.pipeline import build_in_child
-from squeeze.target import Target
 
 from objectives import Objective
 from search.progress import Progress
 from search.pruning import RUNGS
 from search.records import TrialRecord, model_folder, study_folder
 from spaces import Space
+from squeeze.bench.measure import Bench
 from squeeze.config import CompressionConfig
 from squeeze.errors import CandidateError
+from squeeze.pipeline import build_in_child
 from squeeze.records import Artifact, Measurement, Score
+from squeeze.target import Target
 
 BUILD_DEADLINE_S = 3600.0
 """A build that takes longer hangs."""

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import optuna
-from squeeze.target import Target
 
 from squeeze.config import CompressionConfig
 from squeeze.errors import ConfigError
+from squeeze.target import Target
 
 
 class Space(Protocol):

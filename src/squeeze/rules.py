@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +37,10 @@ class Rule:
     detail: str
 
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, struct.error)
+"""What reading a damaged archive raises."""
+
+
 def rules(path: Path) -> list[Rule]:
     """Check a zip, an unpacked submission (a folder holding ``model/``) or a model folder by every rule.
 
@@ -51,7 +57,7 @@ def rules(path: Path) -> list[Rule]:
     try:
         with zipfile.ZipFile(path) as archive:
             return list(_zip(archive, path.stat().st_size))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
+    except _DAMAGE as error:
         return [Rule("zip", False, f"the archive is damaged: {error}; write it again with search.export")]
 
 
@@ -142,6 +148,9 @@ def _content(package: Package) -> Iterator[Rule]:
             faults = check()
         except ValueError as error:
             faults = [str(error)]
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            # JSON of another shape than a model's: whatever trips over it is the rule that it breaks.
+            faults = [f"a value is not of the kind it must be ({type(error).__name__}: {error})"]
         yield Rule(name, not faults, "; ".join(faults[:3]) or "as the server reads it")
 
 

@@ -216,10 +216,18 @@ def _gpu() -> tuple[str, tuple[int, int], int]:
     if program is None:
         raise SetupError(f"vllm needs an NVIDIA GPU; nvidia-smi is not installed; {remedy}")
     query = [program, "--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if visible:
-        query += ["--id", visible]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        first_visible = visible.split(",")[0].strip()
+        if not first_visible or first_visible.startswith("-"):
+            raise SetupError(
+                f"vllm needs an NVIDIA GPU; CUDA_VISIBLE_DEVICES={visible!r} hides all; unset it"
+            )
+        query += ["--id", first_visible]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SetupError(f"vllm needs an NVIDIA GPU; nvidia-smi gave no answer in 60 s; {remedy}") from error
     first = answer.stdout.strip().splitlines()[:1]
     fields = [field.strip() for field in first[0].split(",")] if first else []
     if answer.returncode or len(fields) != 3 or not re.fullmatch(r"\d+\.\d+", fields[1]):

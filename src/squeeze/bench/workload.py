@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from squeeze.bench import tasks
 from squeeze.config import Part, digest
 from squeeze.data.sets import HUB
+from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import ConfigError
 
 
@@ -129,6 +130,26 @@ def demo(data: str) -> Workload:
         part_deadline_s=120,
         engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
     )
+
+
+def choose(named: str | None, data: str | None, model: Path) -> Workload:
+    """The workload asked for: ``contest``, ``demo``, or a YAML file; by default the one that suits the model.
+
+    data: where its questions are, if not where the file says or the model has them. A model with the
+    tokenizer of the embedded one (it, or made from it) knows the made world, any other the sets on the hub.
+    """
+    embedded = _same(model / "tokenizer.json", MODEL_DIR / "tokenizer.json")
+    source = data or (str(DATA_DIR) if embedded else HUB)
+    named = named or ("demo" if embedded else "contest")
+    if named in ("contest", "demo"):
+        return contest(source) if named == "contest" else demo(source)
+    workload = load_workload(Path(named))
+    told = data is None and "data" in workload.model_fields_set
+    return workload if told else workload.model_copy(update={"data": source})
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def load_workload(path: Path) -> Workload:
