@@ -9,9 +9,8 @@ Perf is the weighted mean over the scored benchmarks; the contest has not publis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import inf, log, sqrt
-from statistics import NormalDist, stdev
+from statistics import NormalDist, variance
 
 from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile
 from squeeze.errors import ConfigError
@@ -95,8 +94,8 @@ def optimistic(measurement: Measurement, baseline: Measurement) -> float:
     every question answered, PerfNorm itself.
     Speed: the lower end of a two-sided 90 % interval of the time ratio, or the ratio less a margin while not
     every repeat is timed, whichever is lower: of the passes once every question has been asked, of the probe
-    before. The margin is ``PROBE_MARGIN``, or twice the spread that the baseline itself has shown between its
-    passes where that is more: on a busy machine little is pruned, rather than the wrong ones. The probe's
+    before. The margin is ``PROBE_MARGIN``, or twice the spread between passes of one model made one after the
+    other where that is more: on a busy machine little is pruned, rather than the wrong ones. The probe's
     answers are cut short, so a candidate that is wordier there than the baseline may yet have any time per
     token: nothing is concluded then.
     """
@@ -122,14 +121,20 @@ def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:
     low, ratio, _ = ratio_interval(passes, reference, CONFIDENCE)
     margin = 0.0
     if measurement.rung != "repeats":
-        margin = max(PROBE_MARGIN, 2 * ratio * _spread((*baseline.passes, *measurement.reference)))
+        margin = max(PROBE_MARGIN, 2 * ratio * _spread(measurement, baseline))
     return max(0.0, min(ratio - margin, low if low > 0 else ratio))
 
 
-def _spread(passes: Sequence[Pass]) -> float:
-    """The standard deviation of the logarithm of the time per token between passes; 0 for a single one."""
-    times = [log(timed.seconds_per_token) for timed in passes]
-    return stdev(times) if len(times) > 1 else 0.0
+def _spread(measurement: Measurement, baseline: Measurement) -> float:
+    """The standard deviation of the logarithm of a time per token between passes made one after the other.
+
+    Pooled over the groups of like passes that are known; a drift between the groups does not count, since it
+    hits a candidate and the baseline beside it alike. 0 when no group has two passes.
+    """
+    groups = (baseline.passes, measurement.reference, measurement.probe_reference, measurement.probe)
+    logs = [[log(timed.seconds_per_token) for timed in group] for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in logs)
+    return sqrt(sum((len(group) - 1) * variance(group) for group in logs) / freedom) if freedom else 0.0
 
 
 def _tokens(timed: Pass) -> int:

@@ -151,8 +151,15 @@ def test_on_a_busy_machine_one_slow_pass_prunes_nothing() -> None:
     quiet = measurement(scores, 2e-4, 2.01e-4, 1.99e-4)
     busy = measurement(scores, 2e-4, 2.6e-4, 1.6e-4)
     unlucky = measurement(scores, 1.95e-4, reference=(2e-4,), rung="rest")
-    assert competition.optimistic(unlucky, quiet) < 0.54
-    assert competition.optimistic(unlucky, busy) > 0.7
+    assert competition.optimistic(unlucky, quiet) < 0.55
+    assert competition.optimistic(unlucky, busy) > 0.6
+
+
+def test_a_drift_since_the_baseline_was_measured_does_not_stop_pruning() -> None:
+    scores = {"kmmlu_redux": half(90, 100)}
+    long_ago = measurement(scores, 6e-4, 6.01e-4, 5.99e-4)
+    now = measurement(scores, 1.95e-4, reference=(2e-4,), rung="rest")
+    assert competition.optimistic(now, long_ago) < 0.55
 
 
 @pytest.mark.parametrize("rung", ["speed", "block", "rest"])
