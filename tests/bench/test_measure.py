@@ -15,7 +15,7 @@ import pytest
 from objectives import competition
 from search import bench as command
 from squeeze.bench.measure import Bench
-from squeeze.bench.reference import Bracketed, Resident
+from squeeze.bench.reference import Beside, Bracketed
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
@@ -88,28 +88,28 @@ def test_a_candidate_grows_rung_by_rung_with_the_baseline_timed_in_turn(
     assert {event["stage"] for event in told} >= {"engine", "kmmlu_redux"}
 
 
-def test_a_candidate_that_is_given_up_leaves_no_engine_and_the_baselines_stays(
+def test_a_candidate_that_is_given_up_leaves_no_engine_nor_the_baselines_beside_it(
     bench: Bench, tmp_path: Path
 ) -> None:
     measuring = bench.measure(MODEL_DIR, log=tmp_path / "log")
     assert next(measuring).rung == "speed"
     reference = bench._reference
-    assert isinstance(reference, Resident) and reference._served is not None
+    assert isinstance(reference, Beside) and reference._served is not None
     frame = measuring.gi_frame  # type: ignore[attr-defined]
-    candidate = frame.f_locals["served"]
-    assert candidate.alive
+    candidate, beside = frame.f_locals["served"], reference._served
+    assert candidate.alive and beside.alive
     measuring.close()  # type: ignore[attr-defined]
     assert not candidate.alive
-    assert reference._served.alive
+    assert not beside.alive
 
 
 def test_a_baseline_engine_that_was_killed_is_started_again(bench: Bench, tmp_path: Path) -> None:
-    reference = bench._reference
-    assert isinstance(reference, Resident) and reference._served is not None
-    pid = reference._served._child.pid
-    assert pid is not None
     measuring = bench.measure(MODEL_DIR, log=tmp_path / "log")
     next(measuring)
+    reference = bench._reference
+    assert isinstance(reference, Beside) and reference._served is not None
+    pid = reference._served._child.pid
+    assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert [one.rung for one in measuring] == ["block", "rest", "repeats"]
 

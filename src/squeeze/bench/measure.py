@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.bench.engine import versions
-from squeeze.bench.reference import Bracketed, Reference, Resident
+from squeeze.bench.reference import Beside, Bracketed, Reference
 from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import Workload
 from squeeze.config import digest
@@ -31,7 +31,7 @@ class Bench:
         self.baseline: Measurement | None = None
         self._base = base
         self._target = target
-        kind = Resident if target.device == "cpu" else Bracketed
+        kind = Beside if target.device == "cpu" else Bracketed
         self._reference: Reference = kind(base, workload, log)
 
     def baseline_key(self, model_key: str) -> str:
