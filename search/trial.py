@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,25 +86,21 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     )
     found.seconds.update(found.artifact.seconds)
     started = time.monotonic()
-    for rung, measurement in _rungs(bench.measure(out, log=log, tell=progress.tell)):
-        found.measurement = measurement
-        found.seconds["measure"] = time.monotonic() - started
-        if rung is None:
-            break
-        bound = plan.objective.optimistic(measurement, plan.baseline)
-        found.bounds[rung] = bound
-        trial.report(bound, RUNGS.index(rung))
-        if trial.should_prune():
-            return f"after {rung}: at best {bound:.4f}, the best so far has {trial.study.best_value:.4f}"
+    with contextlib.closing(bench.measure(out, log=log, tell=progress.tell)) as measurements:
+        for measurement in measurements:
+            found.measurement = measurement
+            found.seconds["measure"] = time.monotonic() - started
+            if measurement.complete:
+                break
+            bound = plan.objective.optimistic(measurement, plan.baseline)
+            found.bounds[measurement.rung] = bound
+            trial.report(bound, RUNGS.index(measurement.rung))
+            if trial.should_prune():
+                best = trial.study.best_value
+                return f"after {measurement.rung}: at best {bound:.4f}, the best so far has {best:.4f}"
     assert found.measurement is not None
     found.score = plan.objective.score(found.measurement, plan.baseline)
     return None
-
-
-def _rungs(measurements: Iterator[Measurement]) -> Iterator[tuple[str | None, Measurement]]:
-    """Each measurement with the rung it ends, None for the complete one."""
-    for measurement in measurements:
-        yield (None if measurement.complete else measurement.rung), measurement
 
 
 def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) -> TrialRecord:

@@ -154,15 +154,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def read_yaml(path: Path, kind: str) -> Any:
+    """The plain data of a YAML file. Raises ConfigError, one line that calls the file ``kind``."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{kind} must be readable; {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{kind} must be YAML; {path}: {' '.join(str(error).split())}") from error
+
+
 def load_config(path: Path) -> CompressionConfig:
     """Read a configuration from a YAML (or JSON) file. Raises ConfigError, one line, for any mistake."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"a configuration file must be readable; {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"a configuration file must be YAML; {path}: {line}") from error
+    data = read_yaml(path, "a configuration file")
     return parse_config(data if data is not None else {}, str(path))
 
 

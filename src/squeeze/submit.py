@@ -13,11 +13,11 @@ from pathlib import Path
 from squeeze import contest
 from squeeze.contest import Json
 from squeeze.errors import ConfigError, SetupError
+from squeeze.package import ROOT
 from squeeze.rules import Rule, rules
 
 __all__ = ["Rule", "export", "rules"]
 
-ROOT = "model"
 # Everything a model folder may hand over, but no code, no pickles, and nothing of ours (manifest, recipes).
 _FILES = (
     "*.safetensors",

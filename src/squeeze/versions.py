@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ _WORTH_THREADS = 1024
 """Width of the residual stream from which on matrices are large enough for threads."""
 
 
-def installed() -> dict[str, str]:
-    """The versions of ``THAT_MATTER``; what is not installed is left out."""
+def installed(names: Sequence[str] = THAT_MATTER) -> dict[str, str]:
+    """Distribution -> version; what is not installed is left out."""
     found = {}
-    for name in THAT_MATTER:
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from squeeze.data.sets import Row, load_rows
 from squeeze.errors import CandidateError, SetupError
 from squeeze.forkserver import classified
 from squeeze.records import Question, Timing
+from squeeze.versions import installed
 
 QUESTIONS_SEED = 42
 """Draws which questions are asked, and in which order, so that a first block is a fair sample."""
@@ -219,10 +219,4 @@ def _resolved(llm: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Distribution -> version of what decides answers and speed; those not installed are left out."""
-    found = {}
-    for name in VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed(VERSIONS)

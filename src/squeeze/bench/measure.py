@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Bench:
             self._reference.end()
         return last
 
-    def measure(self, model: Path, *, log: Path, tell: Tell = silent) -> Iterator[Measurement]:
+    def measure(self, model: Path, *, log: Path, tell: Tell = silent) -> Generator[Measurement, None, None]:
         """Yield a growing Measurement after each rung: ``speed``, ``block``, ``rest``, ``repeats``, the last.
 
         Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator

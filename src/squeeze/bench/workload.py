@@ -9,11 +9,10 @@ from math import ceil
 from pathlib import Path
 from typing import Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from squeeze.bench import tasks
-from squeeze.config import Part, digest
+from squeeze.config import Part, digest, read_yaml
 from squeeze.data.sets import HUB
 from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import ConfigError
@@ -154,12 +153,7 @@ def _same(one: Path, other: Path) -> bool:
 
 def load_workload(path: Path) -> Workload:
     """Read a workload from a YAML file. Raises ConfigError, one line, for any mistake."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"a workload file must be readable; {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"a workload file must be YAML; {path}: {' '.join(str(error).split())}") from error
+    data = read_yaml(path, "a workload file")
     try:
         return Workload.model_validate({"name": path.stem, **(data or {})})
     except (ValidationError, TypeError) as error:
