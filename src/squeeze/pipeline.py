@@ -69,7 +69,7 @@ def build(
                 if part is None:
                     _link(source, folder)
                 else:
-                    notes[name] = _stage(name).run(source, part, folder, Context(data))
+                    notes[name] = _stage(name).run(source, part, folder, Context(data, base))
                     done = done.model_copy(update={name: part})
                 seconds[name] = round(time.monotonic() - started, 3)
                 _sign(folder, done, base_key, data, notes, seconds)

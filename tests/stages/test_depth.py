@@ -18,7 +18,7 @@ from squeeze.stages import Context, depth
 
 def drop(source: Path, out: Path, data: Path | str = "nowhere", **part: Any) -> dict[str, Any]:
     out.mkdir()
-    return depth.run(source, DepthConfig(**part), out, Context(str(data)))
+    return depth.run(source, DepthConfig(**part), out, Context(str(data), source))
 
 
 @pytest.mark.parametrize("layer", [1, 2])

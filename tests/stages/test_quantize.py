@@ -41,7 +41,9 @@ FEW = Calibration(samples=16, length=64)
 
 def rounded(source: Path, out: Path, data: Path, **part: Any) -> dict[str, Any]:
     out.mkdir()
-    return quantize.run(source, QuantizeConfig(**{"calibration": FEW, **part}), out, Context(str(data)))
+    return quantize.run(
+        source, QuantizeConfig(**{"calibration": FEW, **part}), out, Context(str(data), source)
+    )
 
 
 def likeness(one: Any, other: Any) -> float:

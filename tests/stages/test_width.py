@@ -19,7 +19,7 @@ METHODS = ["activation", "magnitude"]
 
 def narrow(source: Path, out: Path, data: Path, **part: Any) -> dict[str, Any]:
     out.mkdir()
-    return width.run(source, WidthConfig(**part), out, Context(str(data)))
+    return width.run(source, WidthConfig(**part), out, Context(str(data), source))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,7 +57,7 @@ def test_the_most_important_neurons_stay(method: str, tiny: Path, talk: Path, tm
     from squeeze.decoder import Decoder
 
     part = WidthConfig(width=128, method=method)
-    scores = width.importance(tiny, Decoder.read(tiny), part, Context(str(talk)))
+    scores = width.importance(tiny, Decoder.read(tiny), part, Context(str(talk), tiny))
     notes = narrow(tiny, tmp_path / "out", talk, width=128, method=method)
     down = "model.layers.3.mlp.down_proj.weight"
     best = np.sort(np.argsort(-scores[3])[:128])

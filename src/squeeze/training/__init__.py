@@ -1,0 +1,1 @@
+"""Training of compressed models: packed text, losses in chunks, one loop that can be killed and goes on."""
