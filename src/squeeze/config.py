@@ -98,8 +98,8 @@ class Training(Part):
     learning_rate: of the stable phase. batch: tokens of a step. The rate warms up over ``warmup`` steps,
     stays, and falls to zero over the last ``decay`` of all steps (warm-up–stable–decay, arXiv:2404.06395):
     all but that last share is the same whatever the number of epochs, so that a longer training goes on from
-    a shorter one. validate_every: steps between looks at text that is kept apart; after ``patience`` looks without
-    a fall the rate starts to fall at once. gradient_checkpointing saves memory for time; compile uses
+    a shorter one. validate_every: steps between looks at text that is kept apart; after ``patience`` looks
+    without a fall the rate starts to fall at once. gradient_checkpointing saves memory for time; compile uses
     torch.compile, which pays for itself in long trainings on a GPU.
     """
 
