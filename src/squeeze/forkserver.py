@@ -177,6 +177,7 @@ def classified(error: Exception, stage: str, otherwise: FailureClass = "other") 
         kind = "oom"
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         kind = "disk"
+        text = f"the disk is full; {text}; free some space and start again"
     elif "architecture" not in lowered and any(word in lowered for word in _KERNEL):
         kind = "kernel"
     return CandidateError(f"{type(error).__name__}: {text[:500]}", stage=stage, kind=kind)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from squeeze.cache import Cache
 from squeeze.child import Child, Event
-from squeeze.config import CompressionConfig, Part, QuantizeConfig, digest
+from squeeze.config import (
+    Calibration,
+    CompressionConfig,
+    DepthConfig,
+    Part,
+    QuantizeConfig,
+    Training,
+    WidthConfig,
+    digest,
+)
 from squeeze.data.chat import check_source, source_key
 from squeeze.decoder import Decoder
-from squeeze.errors import CandidateError, ConfigError, FailureClass, SqueezeError
+from squeeze.errors import ConfigError, SqueezeError
 from squeeze.folder import (
     Manifest,
     content_files,
@@ -27,6 +37,7 @@ from squeeze.folder import (
     validate,
     write_manifest,
 )
+from squeeze.forkserver import classified
 from squeeze.records import Artifact
 from squeeze.stages import Context, Stage
 from squeeze.target import calibrates, refuse_shape
@@ -36,12 +47,18 @@ Tell = Callable[[Event], None]
 
 
 def build(
-    config: CompressionConfig, base: Path, out: Path, data: str, tell: Tell = lambda _: None
+    config: CompressionConfig,
+    base: Path,
+    out: Path,
+    data: str,
+    tell: Tell = lambda _: None,
+    cache: Cache | None = None,
 ) -> Artifact:
     """Build a model folder at ``out``, which must not exist; a failure leaves nothing behind.
 
     data: ``"hub"`` or the folder of the study's data sets, for calibration. tell: hears
-    ``{"stage": name}`` before each stage. Imports torch where a stage needs it: call it in a child process.
+    ``{"stage": name}`` before each stage. cache: where outputs of stages are found and kept, and trainings go
+    on from; None: none is kept. Imports torch where a stage needs it: call it in a child process.
 
     Raises ConfigError for a base, data or configuration that cannot be, CandidateError when a stage fails
     (kind disk when the disk is full).
@@ -49,33 +66,47 @@ def build(
     decoder = validate(base)
     for line in refuse_shape(config, decoder):
         raise ConfigError(line)
-    for _, wanted in config.parts:
-        if _looks_at_text(wanted):
-            check_source(cast(Any, wanted).calibration, data)
+    for _, part in config.parts:
+        if (text := text_of(part)) is not None:
+            check_source(text, data)
+    if out.exists():
+        raise ConfigError(
+            f"a model must be written to a new folder; {out} exists; remove it or choose another"
+        )
     work = work_path(out)
-    base_key = content_key(base)
-    seconds: dict[str, float] = {}
-    notes: dict[str, Any] = {}
-    done = CompressionConfig()
-    source = base
-    stages: tuple[tuple[str, Part | None], ...] = config.parts or (("copy", None),)
     try:
-        for position, (name, part) in enumerate(stages):
-            tell({"stage": name})
-            started = time.monotonic()
-            last = position == len(stages) - 1
-            target = out if last else work / name
-            with _told_as(name), publish(target) as folder:
-                if part is None:
-                    _link(source, folder)
-                else:
-                    notes[name] = _stage(name).run(source, part, folder, Context(data, base))
-                    done = done.model_copy(update={name: part})
-                seconds[name] = round(time.monotonic() - started, 3)
-                _sign(folder, done, base_key, data, notes, seconds)
-            source = target
+        return _build(config, base, out, data, tell, cache or Cache(work))
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _build(config: CompressionConfig, base: Path, out: Path, data: str, tell: Tell, cache: Cache) -> Artifact:
+    keys = stage_keys(config, content_key(base), data)
+    seconds: dict[str, float] = {}
+    cached: list[str] = []
+    manifest = Manifest(
+        files={}, config=CompressionConfig(), base=content_key(base), data=data, versions=installed()
+    )
+    source = base
+    for name, part in config.parts:
+        tell({"stage": name})
+        started = time.monotonic()
+        with _told_as(name), cache.alone(keys[name].output):
+            found = cache.find(keys[name].output)
+            if found is None:
+                found = _make(name, part, source, base, data, tell, cache, keys[name], manifest)
+            else:
+                cached.append(name)
+        manifest, source = found, cache.stage(keys[name].output)
+        seconds[name] = round(time.monotonic() - started, 3)
+    started = time.monotonic()
+    with _told_as("copy"), publish(out) as folder:
+        _link(source, folder)
+        seconds = seconds or {"copy": round(time.monotonic() - started, 3)}
+        files = _hashes(folder)
+        write_manifest(
+            folder, manifest.model_copy(update={"files": files, "config": config, "seconds": seconds})
+        )
     built = Decoder.read(out)
     return Artifact(
         path=out,
@@ -85,12 +116,47 @@ def build(
         width=built.width,
         size_bytes=size_bytes(out),
         seconds=seconds,
-        notes=notes,
+        notes=manifest.notes,
+        cached=tuple(cached),
     )
 
 
+def _make(
+    name: str,
+    part: Part,
+    source: Path,
+    base: Path,
+    data: str,
+    tell: Tell,
+    cache: Cache,
+    keys: StageKeys,
+    before: Manifest,
+) -> Manifest:
+    """Run a stage into the cache. Returns its manifest, which goes on from that of the stage before."""
+    context = Context(
+        data,
+        base,
+        state=cache.state(keys.state) if isinstance(part, Training) else None,
+        shared=cache.shared,
+        tell=tell,
+    )
+    started = time.monotonic()
+    with publish(cache.stage(keys.output)) as folder:
+        notes = _stage(name).run(source, part, folder, context)
+        manifest = before.model_copy(
+            update={
+                "files": _hashes(folder),
+                "config": before.config.model_copy(update={name: part}),
+                "notes": {**before.notes, name: notes},
+                "seconds": {**before.seconds, name: round(time.monotonic() - started, 3)},
+            }
+        )
+        write_manifest(folder, manifest)
+    return manifest
+
+
 class Builder:
-    """What a child process runs: ``{config, base, out, data}`` in plain data -> an Artifact in plain data."""
+    """What a child process runs: the arguments of ``build`` in plain data -> an Artifact in plain data."""
 
     def __call__(self, request: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         artifact = build(
@@ -99,6 +165,7 @@ class Builder:
             Path(request["out"]),
             request["data"],
             tell,
+            Cache(Path(request["cache"])) if request["cache"] else None,
         )
         return artifact.model_dump(mode="json")
 
@@ -112,6 +179,7 @@ def build_in_child(
     log: Path,
     deadline_s: float,
     tell: Tell = lambda _: None,
+    cache: Cache | None = None,
 ) -> Artifact:
     """``build`` in a process of its own, which is gone afterwards, with a deadline in seconds.
 
@@ -122,6 +190,7 @@ def build_in_child(
         "base": str(base.absolute()),
         "out": str(out.absolute()),
         "data": data,
+        "cache": str(cache.root.absolute()) if cache else None,
     }
     try:
         with Child(Builder, stage="build", log=log) as child:
@@ -130,14 +199,26 @@ def build_in_child(
         remove_partials(out)  # a killed child could not
 
 
-def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str, str]:
-    """The key of each stage's output: of the base, this part and all before it, their text, the versions."""
-    keys: dict[str, str] = {}
-    key = digest([base_key, installed()])
+@dataclass(frozen=True)
+class StageKeys:
+    """output: of a stage's model folder. state: of what trainings that differ in length alone share."""
+
+    output: str
+    state: str
+
+
+def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str, StageKeys]:
+    """The keys of each stage: of the base, this part and all before it, their text, the versions."""
+    keys: dict[str, StageKeys] = {}
+    before = digest([base_key, installed()])
     for name, part in config.parts:
-        text = source_key(cast(Any, part).calibration, data) if _looks_at_text(part) else None
-        key = digest([key, name, part.model_dump(mode="json", exclude={"calibration"}), text])
-        keys[name] = key
+        wanted = text_of(part)
+        text = source_key(wanted, data) if wanted is not None else None
+        told = part.model_dump(mode="json", exclude={"calibration", "text"})
+        output = digest([before, name, text, told])
+        told = {name: value for name, value in told.items() if name not in ("epochs", "steps")}
+        keys[name] = StageKeys(output, state=digest([before, name, text, told]))
+        before = keys[name].output
     return keys
 
 
@@ -146,10 +227,15 @@ def work_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.stages.partial-{os.getpid()}")
 
 
-def _looks_at_text(part: Part) -> bool:
+def text_of(part: Part) -> Calibration | None:
+    """The text that a stage looks at; None when it needs none."""
+    if isinstance(part, Training):
+        return part.text
     if isinstance(part, QuantizeConfig):
-        return calibrates(part)
-    return getattr(part, "method", None) in ("influence", "activation")
+        return part.calibration if calibrates(part) else None
+    if isinstance(part, DepthConfig | WidthConfig) and part.method in ("influence", "activation"):
+        return part.calibration
+    return None
 
 
 def _stage(name: str) -> Stage:
@@ -166,25 +252,8 @@ def _link(source: Path, folder: Path) -> None:
             shutil.copyfile(real, folder / path.name)
 
 
-def _sign(
-    folder: Path,
-    done: CompressionConfig,
-    base_key: str,
-    data: str,
-    notes: Mapping[str, Any],
-    seconds: Mapping[str, float],
-) -> None:
-    files = {path.name: file_hash(path) for path in content_files(folder)}
-    manifest = Manifest(
-        files=files,
-        config=done,
-        base=base_key,
-        data=data,
-        versions=installed(),
-        notes=notes,
-        seconds=seconds,
-    )
-    write_manifest(folder, manifest)
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: file_hash(path) for path in content_files(folder)}
 
 
 class _told_as:
@@ -199,11 +268,4 @@ class _told_as:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None or isinstance(error, SqueezeError) or not isinstance(error, Exception):
             return
-        text = " ".join(str(error).split())[:500]
-        kind: FailureClass = "build"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            kind = "disk"
-            text = f"the disk is full; {text}; free some space and start again"
-        elif isinstance(error, MemoryError) or "out of memory" in text.lower():
-            kind = "oom"
-        raise CandidateError(f"{type(error).__name__}: {text}", stage=self.stage, kind=kind) from error
+        raise classified(error, self.stage, otherwise="build") from error

@@ -26,7 +26,8 @@ class Artifact(Record):
     """A model folder that loads, and how it came to be.
 
     path: the folder. key: hash of its content. layers, width: decoder layers, intermediate_size.
-    seconds: stage -> s. notes: what a stage wants remembered, e.g. ``{"gptq_fallbacks": 0}``.
+    seconds: stage -> s. notes: what a stage wants remembered, e.g. ``{"gptq_fallbacks": 0}``. cached: stages
+    whose output was there already.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Artifact(Record):
     size_bytes: int
     seconds: Mapping[str, float] = {}
     notes: Mapping[str, Any] = {}
+    cached: tuple[str, ...] = ()
 
 
 class Question(Record):

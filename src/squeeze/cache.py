@@ -1,0 +1,139 @@
+"""What stages have made, found again by key: a folder with a budget, shared by processes and studies.
+
+    <root>/stages/<key>/    a stage's output, a whole model folder with its manifest
+    <root>/state/<key>/     what a training stage goes on from: checkpoints, the trunk of longer trainings
+    <root>/shared/<name>/   what stages of any configuration share, such as a teacher's answers
+
+Nothing here is needed for correctness: whatever is missing or damaged is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from squeeze.errors import ConfigError
+from squeeze.folder import Manifest, verify_manifest
+
+KINDS = ("stages", "state", "shared")
+
+GRACE_S = 600.0
+"""What was used so recently stays: a build on its way may be about to read it."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Stage outputs under ``root``. It need not exist yet."""
+
+    root: Path
+
+    def stage(self, key: str) -> Path:
+        """Where the output of that key is or will be."""
+        return self.root / "stages" / key
+
+    def state(self, key: str) -> Path:
+        """The folder of a training's state; made, and marked as used now."""
+        return _used(self.root / "state" / key)
+
+    @property
+    def shared(self) -> Path:
+        """The folder of what any stage can use; made."""
+        folder = self.root / "shared"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def find(self, key: str) -> Manifest | None:
+        """The manifest of a stage's output, which is marked as used now; what is damaged is removed."""
+        folder = self.stage(key)
+        if not folder.is_dir():
+            return None
+        try:
+            manifest = verify_manifest(folder)
+        except ConfigError:
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        _used(folder)
+        return manifest
+
+    @contextlib.contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """Hold a key, so that of several processes that want it one makes it and the others find it."""
+        with _lock(self.root, key, wait=True):
+            yield
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on the disk; of a file with several names, the share of this one."""
+        return sum(_size(entry) for entry in self._entries())
+
+    def shrink(self, budget_bytes: int, needed: Collection[str] = ()) -> list[str]:
+        """Remove what was used least recently until the rest is within the budget. Returns the names.
+
+        needed: keys that stay whatever the budget. So does what is being made now or was used just now.
+        """
+        for left in (self.root / "stages").glob(".*.partial-*"):
+            if not _alive(left):
+                shutil.rmtree(left, ignore_errors=True)
+        sized = sorted((entry.stat().st_mtime, _size(entry), entry) for entry in self._entries())
+        total = sum(size for _, size, _ in sized)
+        removed = []
+        for used, size, entry in sized:
+            if total <= budget_bytes or used > time.time() - GRACE_S:
+                break
+            if entry.name in needed:
+                continue
+            with contextlib.suppress(BlockingIOError), _lock(self.root, entry.name, wait=False):
+                shutil.rmtree(entry, ignore_errors=True)
+                total -= size
+                removed.append(entry.name)
+        return removed
+
+    def _entries(self) -> list[Path]:
+        folders = [self.root / kind for kind in KINDS]
+        return [
+            entry
+            for folder in folders
+            if folder.is_dir()
+            for entry in folder.iterdir()
+            if not entry.name.startswith(".")
+        ]
+
+
+def _used(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    os.utime(folder, (now, now))
+    return folder
+
+
+def _size(entry: Path) -> int:
+    """Bytes that removing it would free at least; a file that other folders link to costs its share."""
+    total = 0
+    for path in [entry, *entry.rglob("*")]:
+        with contextlib.suppress(OSError):  # it may go meanwhile
+            stat = path.lstat()
+            if path.is_file():
+                total += stat.st_size // max(1, stat.st_nlink)
+    return total
+
+
+@contextlib.contextmanager
+def _lock(root: Path, key: str, *, wait: bool) -> Iterator[None]:
+    """An advisory lock that ends with the process; BlockingIOError when it is held and ``wait`` is false."""
+    folder = root / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / key).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def _alive(partial: Path) -> bool:
+    """Whether the process that writes a partial folder still runs."""
+    pid = partial.name.rpartition("-")[2]
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()

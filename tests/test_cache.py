@@ -1,0 +1,108 @@
+"""The cache: what was made is found again, damage is made good, the budget holds, one makes it for all."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from squeeze.cache import GRACE_S, Cache
+from squeeze.config import CompressionConfig
+from squeeze.folder import content_key, read_manifest, verify_manifest
+from squeeze.pipeline import build, build_in_child, stage_keys
+
+PRUNED = {"depth": {"layers": 3, "method": "uniform"}, "width": {"width": 256, "method": "magnitude"}}
+
+
+def config(**parts: Any) -> CompressionConfig:
+    return CompressionConfig.model_validate(parts)
+
+
+def used_at(folder: Path, when: float) -> None:
+    os.utime(folder, (when, when))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_a_stage_that_was_made_is_not_made_again(tiny: Path, tmp_path: Path, cache: Cache) -> None:
+    first = build(config(**PRUNED), tiny, tmp_path / "first", "nowhere", cache=cache)
+    again = build(config(**PRUNED), tiny, tmp_path / "again", "nowhere", cache=cache)
+    assert (first.cached, again.cached) == ((), ("depth", "width"))
+    assert again.key == first.key == content_key(tmp_path / "again")
+    assert again.notes == first.notes
+    verify_manifest(tmp_path / "again")
+
+
+def test_a_shared_beginning_is_made_once(tiny: Path, tmp_path: Path, cache: Cache) -> None:
+    build(config(**PRUNED), tiny, tmp_path / "one", "nowhere", cache=cache)
+    narrower = {**PRUNED, "width": {"width": 128, "method": "magnitude"}}
+    other = build(config(**narrower), tiny, tmp_path / "other", "nowhere", cache=cache)
+    alone = build(config(**narrower), tiny, tmp_path / "alone", "nowhere")
+    assert other.cached == ("depth",)
+    assert other.key == alone.key
+    assert read_manifest(tmp_path / "other").config == config(**narrower)
+
+
+def test_a_flipped_byte_is_seen_and_the_stage_made_again(tiny: Path, tmp_path: Path, cache: Cache) -> None:
+    first = build(config(**PRUNED), tiny, tmp_path / "first", "nowhere", cache=cache)
+    key = stage_keys(config(**PRUNED), content_key(tiny), "nowhere")["width"].output
+    weights = cache.stage(key) / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.unlink()  # it has a second name in the model that was built from it
+    weights.write_bytes(damaged)
+    again = build(config(**PRUNED), tiny, tmp_path / "again", "nowhere", cache=cache)
+    assert again.cached == ("depth",)
+    assert again.key == first.key
+
+
+def test_processes_that_want_the_same_make_it_once(tiny: Path, tmp_path: Path, cache: Cache) -> None:
+    def built(name: str) -> tuple[str, ...]:
+        return build_in_child(
+            config(depth=PRUNED["depth"]), tiny, tmp_path / name, "nowhere",
+            log=tmp_path / f"{name}.log", deadline_s=120, cache=cache,
+        ).cached  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(built, ("one", "two"))) == [(), ("depth",)]
+
+
+def test_what_was_used_least_recently_goes_first_and_what_is_needed_stays(cache: Cache) -> None:
+    old = time.time() - 2 * GRACE_S
+    for age, name in enumerate(("newest", "middle", "needed", "oldest")):
+        folder = cache.state(name)
+        (folder / "weights").write_bytes(bytes(1000))
+        used_at(folder, old - age)
+    assert cache.size_bytes == 4000
+    assert cache.shrink(2500, needed=("needed",)) == ["oldest", "middle"]
+    assert cache.shrink(0, needed=("needed",)) == ["newest"]
+    assert cache.size_bytes == 1000
+
+
+def test_what_was_used_just_now_stays(cache: Cache) -> None:
+    (cache.state("fresh") / "weights").write_bytes(bytes(1000))
+    assert cache.shrink(0) == []
+
+
+def test_what_is_being_made_stays(cache: Cache) -> None:
+    (cache.state("busy") / "weights").write_bytes(bytes(1000))
+    used_at(cache.state("busy"), time.time() - 2 * GRACE_S)
+    with cache.alone("busy"), ThreadPoolExecutor(1) as other:
+        assert other.submit(cache.shrink, 0).result() == []
+
+
+def test_what_a_dead_process_left_half_made_goes(cache: Cache) -> None:
+    left = cache.root / "stages" / ".key.partial-999999999"
+    left.mkdir(parents=True)
+    mine = cache.root / "stages" / f".key.partial-{os.getpid()}"
+    mine.mkdir()
+    cache.shrink(10**9)
+    assert not left.exists()
+    assert mine.exists()
