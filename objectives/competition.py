@@ -29,7 +29,7 @@ PROBE_MARGIN = 0.05
 """How far the time ratio over a few questions may be above the one over all of them."""
 
 WORDIER = 1.1
-"""Tokens in the probe over the baseline's beyond which the probe says nothing of the time per token."""
+"""Tokens of the answers over the baseline's beyond which the probe says nothing of the time per token."""
 
 
 def value(perf: float, perf_base: float, spt: float, spt_base: float) -> float:
@@ -94,10 +94,11 @@ def optimistic(measurement: Measurement, baseline: Measurement) -> float:
     every question answered, PerfNorm itself.
     Speed: the lower end of a two-sided 90 % interval of the time ratio, or the ratio less a margin while not
     every repeat is timed, whichever is lower: of the passes once every question has been asked, of the probe
-    before. The margin is ``PROBE_MARGIN``, or twice the spread between passes of one model made one after the
-    other where that is more: on a busy machine little is pruned, rather than the wrong ones. The probe's
-    answers are cut short, so a candidate that is wordier there than the baseline may yet have any time per
-    token: nothing is concluded then.
+    before; that is made with answers of equal length, and an untried candidate is taken to talk as much as
+    the baseline. The margin is ``PROBE_MARGIN``, or twice the spread between passes of one model made one
+    after the other where that is more: on a busy machine little is pruned, rather than the wrong ones. A
+    candidate whose first answers are longer than the baseline's may yet have any time per token: nothing is
+    concluded from the probe then.
     """
     ceiling = PERF_CEILING
     if measurement.rung in ("rest", "repeats"):
@@ -115,8 +116,11 @@ def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:
     if measurement.rung in ("rest", "repeats"):
         passes, reference = measurement.passes, measurement.reference or baseline.passes
     else:
-        passes, reference = measurement.probe, measurement.probe_reference or baseline.probe
-        if not passes or not reference or _tokens(passes[0]) > WORDIER * _tokens(reference[0]):
+        passes, reference = measurement.probe, measurement.probe_reference
+        wordy = measurement.passes and _tokens(measurement.passes[0]) > WORDIER * _tokens(
+            measurement.reference[0]
+        )
+        if not passes or not reference or wordy:
             return 0.0
     low, ratio, _ = ratio_interval(passes, reference, CONFIDENCE)
     margin = 0.0

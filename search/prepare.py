@@ -63,7 +63,7 @@ class Search:
                 progress.say(
                     f"baseline: {baseline.seconds_per_token * 1e6:.1f} µs per token, {baseline.accuracy}"
                 )
-            bench.baseline = baseline
+            bench.baseline = baseline  # of an earlier start
             yield (
                 Plan(
                     study=self.name,

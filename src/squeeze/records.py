@@ -92,8 +92,8 @@ class Measurement(Record):
     ``rest`` (all of them once), ``repeats``. questions: benchmark -> outcomes, in order of index. passes:
     timed passes of this model, the last one over the first block alone at rung ``block``. reference: passes
     of the baseline over the same questions, timed in between; empty for the baseline itself. probe,
-    probe_reference: likewise, over the probe's few questions
-    with their answers cut short. seconds: phase (start, generate, …) -> s.
+    probe_reference: likewise, over the probe's few questions, every answer of the same given length; none for
+    the baseline. seconds: phase (start, generate, …) -> s.
     """
 
     model: str

@@ -71,7 +71,7 @@ def test_a_wrong_workload_file_is_refused_in_one_line(tmp_path: Path, text: str,
 
 @pytest.mark.parametrize("count", [2, 3, 8, 60, 2587])
 def test_block_and_rest_ask_every_question_once(count: int) -> None:
-    slices = Slices.of(demo(str(DATA_DIR)), {"kmmlu_redux": count})
+    slices = Slices.of(demo(str(DATA_DIR)), {"kmmlu_redux": count}, {"kmmlu_redux": 8})
     (probe,), (block,), (rest,) = slices.probe, slices.block, slices.rest
     assert (block.start, block.stop, rest.stop) == (0, rest.start, count)
     assert 0 < block.stop < count

@@ -182,9 +182,10 @@ def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
             objectives.load(wrong)
 
 
-def test_a_candidate_that_is_wordy_in_the_probe_is_not_judged_by_its_speed_there() -> None:
+def test_a_candidate_that_talks_more_than_the_baseline_is_not_judged_by_the_probe() -> None:
     base = measurement({"kmmlu_redux": half(70, 100)}, 2e-4, 2e-4)
-    slow = measurement({}, 4e-4, 4e-4, reference=(2e-4, 2e-4), rung="speed")
-    wordy = slow.model_copy(update={"probe": passes(4e-4, 4e-4, tokens=2000)})
+    scores = {"kmmlu_redux": half(25, 25)}
+    slow = measurement(scores, 4e-4, 4e-4, reference=(2e-4, 2e-4), rung="block")
+    wordy = slow.model_copy(update={"passes": passes(4e-4, 4e-4, tokens=2000)})
     assert competition.optimistic(slow, base) < 0.2
     assert competition.optimistic(wordy, base) > 1.0

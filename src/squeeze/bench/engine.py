@@ -44,7 +44,7 @@ class Started:
 class Generate:
     """Answer questions ``start``…``stop`` (in the drawn order) of a benchmark.
 
-    cap: the most tokens of an answer, where it is less than the workload's. Its answer is
+    exact: every answer has so many tokens, whatever the model says: equal work for any model. Its answer is
     (questions, Timing); questions is empty unless ``answers``.
     """
 
@@ -52,7 +52,7 @@ class Generate:
     start: int
     stop: int
     answers: bool = True
-    cap: int | None = None
+    exact: int | None = None
 
 
 class Engine:
@@ -92,7 +92,7 @@ class Engine:
         began = time.perf_counter()
         counts = {name: len(drawn) for name, drawn in self._rows.items()}
         for name, count in counts.items():
-            self._generate(Generate(name, 0, min(4, count), cap=4))
+            self._generate(Generate(name, 0, min(4, count), exact=4))
         gc.collect()
         gc.freeze()
         seconds["warm"] = time.perf_counter() - began
@@ -101,7 +101,6 @@ class Engine:
     def _generate(self, request: Generate) -> tuple[list[Question], Timing]:
         task = tasks.load(request.benchmark)
         cap = self._workload.max_tokens or task.MAX_TOKENS
-        cap = min(cap, request.cap or cap)
         rows = self._rows[request.benchmark][request.start : request.stop]
         answers: list[tuple[str, ...]] = [() for _ in rows]
         tokens = [0] * len(rows)
@@ -112,7 +111,7 @@ class Engine:
                 self._prompt(request.benchmark, index, row, given)
                 for (index, row), given in zip(rows, answers, strict=True)
             ]
-            outputs, took = self._complete(prompts, cap)
+            outputs, took = self._complete(prompts, cap, request.exact)
             seconds += took
             for place, output in enumerate(outputs):
                 answers[place] = (*answers[place], output.text)
@@ -142,11 +141,17 @@ class Engine:
             self._prompts[key] = tokenizer.encode(text, add_special_tokens=False)
         return self._prompts[key]
 
-    def _complete(self, prompts: Sequence[list[int]], cap: int) -> tuple[list[Any], float]:
+    def _complete(self, prompts: Sequence[list[int]], cap: int, exact: int | None) -> tuple[list[Any], float]:
         """The first completion of each prompt, greedy; and the seconds that took."""
         from vllm import SamplingParams
 
-        greedy = SamplingParams(temperature=0.0, max_tokens=cap, seed=self._workload.engine.seed)
+        greedy = SamplingParams(
+            temperature=0.0,
+            max_tokens=exact or cap,
+            min_tokens=exact or 0,
+            ignore_eos=exact is not None,
+            seed=self._workload.engine.seed,
+        )
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         gc.collect()
         began = time.perf_counter()

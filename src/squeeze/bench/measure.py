@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,23 +48,31 @@ class Bench:
         """
         served = self._reference.serve(tell)
         try:
-            *_, last = _rungs(served, self._base, self.workload, None, tell)
+            *_, self.baseline = _rungs(served, self._base, self.workload, None, {}, tell)
         finally:
             self._reference.end()
-        return last
+        return self.baseline
 
     def measure(self, model: Path, *, log: Path, tell: Tell = silent) -> Generator[Measurement, None, None]:
         """Yield a growing Measurement after each rung: ``speed``, ``block``, ``rest``, ``repeats``, the last.
 
         Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator
-        early ends the candidate's engine. Raises CandidateError for whatever goes wrong with the candidate.
+        early ends the candidate's engine. ``baseline`` must be known. Raises CandidateError for whatever goes
+        wrong with the candidate.
         """
-        self._reference.begin(tell)
+        assert self.baseline is not None
+        lengths = _answer_lengths(self.baseline, self.workload)
+        self._reference.begin(lengths, tell)
         try:
             with Served(model, self.workload, log, tell) as served:
-                yield from _rungs(served, model, self.workload, self._reference, tell)
+                yield from _rungs(served, model, self.workload, self._reference, lengths, tell)
         finally:
             self._reference.end()
+
+    def probe(self, model: Path, *, log: Path, tell: Tell = silent) -> Measurement:
+        """The speed of a model's shape and scheme alone, whatever it answers: ``measure`` up to ``speed``."""
+        with contextlib.closing(self.measure(model, log=log, tell=tell)) as rungs:
+            return next(rungs)
 
     def __enter__(self) -> Bench:
         return self
@@ -95,11 +104,16 @@ class _Lap:
 
 
 def _rungs(
-    served: Served, model: Path, workload: Workload, reference: Reference | None, tell: Tell
+    served: Served,
+    model: Path,
+    workload: Workload,
+    reference: Reference | None,
+    lengths: Mapping[str, int],
+    tell: Tell,
 ) -> Iterator[Measurement]:
     """The rungs of one model in its engine; see ``Bench.measure``."""
     began = time.perf_counter()
-    slices = served.slices
+    slices = served.slices(lengths)
     turn = 0
     answers: _Answers = {}
 
@@ -152,9 +166,9 @@ def _rungs(
 
     engine: dict[str, Any] = {"given": workload.engine.model_dump(mode="json"), **served.engine}
     probes: list[_Lap] = []
-    for repeat in range(workload.probes):
+    for repeat in range(workload.probes if slices.probe else 0):
         probes.append(_Lap())
-        ask(probes[-1], slices.probe, repeat, {} if repeat == 0 else None)  # cut short: not answers to keep
+        ask(probes[-1], slices.probe, repeat, None)
     yield measurement("speed", probes, [])
     laps = [_Lap()]
     ask(laps[0], slices.block, 0, answers)
@@ -166,6 +180,16 @@ def _rungs(
         laps.append(_Lap())
         ask(laps[-1], (*slices.block, *slices.rest), repeat, None)
     yield measurement("repeats", probes, laps)
+
+
+def _answer_lengths(baseline: Measurement, workload: Workload) -> dict[str, int]:
+    """Benchmark -> tokens of the baseline's mean answer, of one turn, at most ``workload.probe_tokens``."""
+    lengths = {}
+    for name, questions in baseline.questions.items():
+        turns = sum(len(question.answers) for question in questions)
+        mean = sum(question.tokens for question in questions) / turns
+        lengths[name] = max(1, min(workload.probe_tokens, round(mean)))
+    return lengths
 
 
 def _add(timings: dict[str, Timing], part: Slice, timing: Timing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +15,8 @@ from squeeze.records import Timing
 class Reference(Protocol):
     """The baseline's side of a candidate's measurement."""
 
-    def begin(self, tell: Tell) -> None:
-        """Called before a candidate's engine starts."""
+    def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
+        """Called before a candidate's engine starts. lengths: benchmark -> tokens of a probe's answer."""
 
     def serve(self, tell: Tell) -> Served:
         """The baseline in an engine, for measuring it; ended by ``end`` or kept, as this kind does it."""
@@ -43,7 +44,7 @@ class Beside:
         self._log = log
         self._served: Served | None = None
 
-    def begin(self, tell: Tell) -> None:
+    def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
         """Start the engine if it does not run."""
         self.serve(tell)
 
@@ -92,14 +93,14 @@ class Bracketed:
         self._times: dict[tuple[Slice, int], Timing] = {}
         self._uses = 0
 
-    def begin(self, tell: Tell) -> None:
+    def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
         """Time the baseline, unless the last timing has served fewer than ``every`` candidates."""
         if self._times and self._uses < self._every:
             self._uses += 1
             return
         served = self.serve(tell)
         try:
-            slices = served.slices
+            slices = served.slices(lengths)
             for repeat in range(self._workload.probes):
                 for part in slices.probe:
                     self._times[part, repeat] = served.time(part)

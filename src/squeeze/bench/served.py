@@ -21,12 +21,12 @@ def silent(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Slice:
-    """Questions ``start``…``stop``, in the drawn order, of a benchmark; answers of at most ``cap`` tokens."""
+    """Questions ``start``…``stop``, in the drawn order; answers of ``exact`` tokens if given."""
 
     benchmark: str
     start: int
     stop: int
-    cap: int | None = None
+    exact: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,12 @@ class Slices:
     rest: tuple[Slice, ...]
 
     @classmethod
-    def of(cls, workload: Workload, counts: Mapping[str, int]) -> Slices:
-        """counts: benchmark -> questions, each 2 or more."""
+    def of(cls, workload: Workload, counts: Mapping[str, int], lengths: Mapping[str, int]) -> Slices:
+        """counts: benchmark -> questions, 2 or more. lengths: of the probe's answers; empty: no probe."""
         blocks = {name: workload.block(count) for name, count in counts.items()}
         return cls(
             probe=tuple(
-                Slice(name, 0, min(workload.probe, count), workload.probe_tokens)
-                for name, count in counts.items()
+                Slice(name, 0, min(workload.probe, counts[name]), length) for name, length in lengths.items()
             ),
             block=tuple(Slice(name, 0, block) for name, block in blocks.items()),
             rest=tuple(Slice(name, block, counts[name]) for name, block in blocks.items()),
@@ -72,17 +71,21 @@ class Served:
         self._child.stage = "questions"
         self.engine = started.engine
         self.seconds = started.seconds
-        self.slices = Slices.of(workload, started.counts)
+        self._counts = started.counts
+
+    def slices(self, lengths: Mapping[str, int]) -> Slices:
+        """What is asked in one go; see ``Slices.of``."""
+        return Slices.of(self._workload, self._counts, lengths)
 
     def answer(self, part: Slice, tell: Tell = silent) -> tuple[list[Question], Timing]:
         """Answer the questions; outcomes in the drawn order, and the time of generating them."""
-        request = Generate(part.benchmark, part.start, part.stop, cap=part.cap)
+        request = Generate(part.benchmark, part.start, part.stop, exact=part.exact)
         questions, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
         return questions, timing
 
     def time(self, part: Slice, tell: Tell = silent) -> Timing:
         """Answer the questions again, for the time alone."""
-        request = Generate(part.benchmark, part.start, part.stop, answers=False, cap=part.cap)
+        request = Generate(part.benchmark, part.start, part.stop, answers=False, exact=part.exact)
         _, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
         assert isinstance(timing, Timing)
         return timing

@@ -42,9 +42,10 @@ class Workload(Part):
     data: ``"hub"`` or a folder of local files. questions: benchmark -> how many, None = all; which ones is
     drawn once with a fixed seed. max_tokens: cap of one answer; None = the benchmark's own (quick) cap.
     first_block: the share of the questions that is asked, and may end a candidate, before the rest.
-    probe: questions of each benchmark in the speed probe. probe_tokens: cap of an answer there. probes:
-    passes of the probe. repeats: timed passes over everything. start_deadline_s, part_deadline_s: for an
-    engine's start, and for the answers to one benchmark's block or rest.
+    probe: questions of each benchmark in the speed probe, where an answer is as long as the baseline's mean
+    one. probe_tokens: the most tokens of an answer there. probes: passes of the probe. repeats: timed
+    passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
+    one benchmark's block or rest.
     """
 
     name: str
