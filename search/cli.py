@@ -69,10 +69,19 @@ def command_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def positive(text: str) -> int:
     """An option's value that must be a whole number of 1 or more."""
+    return _at_least(1, text)
+
+
+def natural(text: str) -> int:
+    """An option's value that must be a whole number of 0 or more."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more; got {text!r}")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more; got {text!r}")
     return number

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from search.records import MODELS, TrialRecord, best_first, model_folder
+from search.records import MODELS, TrialRecord, best_first, load_trials, model_folder
 from squeeze.errors import ConfigError
 from squeeze.folder import verify_manifest
+from squeeze.pipeline import stage_keys
 
 KEPT = 3
 """How many models of a study are kept."""
@@ -22,6 +23,14 @@ def kept_numbers(study: str, records: list[TrialRecord]) -> list[int]:
         if is_whole(model_folder(study, record.number)):
             kept.append(record.number)
     return kept
+
+
+def needed_outputs(study: str, base_key: str, data: str) -> set[str]:
+    """The keys of the stage outputs that the best model was made from."""
+    for best, _ in best_first(load_trials(study)):
+        keys = stage_keys(best.config, base_key, data).values()
+        return {key.output for key in keys} | {key.state for key in keys}
+    return set()
 
 
 def is_whole(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import objectives
 import spaces
 from search.progress import Progress
 from search.records import (
+    CACHE,
     MODELS,
     STUDIES,
     check_name,
@@ -26,6 +27,7 @@ from search.study import default_storage, open_study
 from search.trial import Plan
 from squeeze.bench.measure import Bench
 from squeeze.bench.workload import Workload, choose
+from squeeze.cache import Cache
 from squeeze.config import Calibration
 from squeeze.data.chat import check_source
 from squeeze.decoder import Decoder
@@ -46,6 +48,7 @@ class Search:
     model_key: str
     workload: Workload
     target: Target
+    cache: Cache | None
     space: spaces.Space
     objective: objectives.Objective
 
@@ -69,6 +72,7 @@ class Search:
                     study=self.name,
                     base=self.base,
                     data=self.workload.data,
+                    cache=self.cache,
                     space=self.space,
                     objective=self.objective,
                     target=self.target,
@@ -107,4 +111,5 @@ def open_search(arguments: argparse.Namespace) -> Search:
             "schemes": list(target.schemes()),
         },
     )
-    return Search(name, study, mirror, base, model_key, workload, target, space, objective)
+    cache = Cache(MODELS / CACHE) if arguments.cache_gib else None
+    return Search(name, study, mirror, base, model_key, workload, target, cache, space, objective)

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 if TYPE_CHECKING:
     from optuna.study import Study
 
-RUNGS = ("speed", "block", "rest")
+RUNGS = ("shape", "speed", "block", "rest")
 """The steps of the reports, cheapest first."""
 
 

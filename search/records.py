@@ -1,4 +1,4 @@
-"""The files of a study: trials/NNNN.json, measurements/NNNN.json, baselines; written whole or not at all.
+"""The files of a study: trials, raw measurements, baselines, speeds of shapes; written whole or not at all.
 
 Raw measurements are large and lie apart, so that a study's table is read at once.
 """
@@ -19,6 +19,8 @@ from squeeze.records import Artifact, Measurement, Record, Score
 
 STUDIES = Path("studies")
 MODELS = Path("models")
+CACHE = ".cache"
+"""The folder of ``MODELS`` where outputs of stages are kept, for all studies."""
 
 State = Literal["complete", "pruned", "failed"]
 
@@ -100,6 +102,20 @@ def save_baseline(study: str, key: str, baseline: Measurement) -> None:
 def load_baseline(study: str, key: str) -> Measurement | None:
     """The baseline's measurement of that key; None when there is none that can be read."""
     return _measurement(study_folder(study) / "baselines" / f"{key}.json")
+
+
+def save_speed(study: str, baseline: str, shape: str, speed: Measurement) -> None:
+    """Write the speed probe of a shape, taken beside the baseline of that key."""
+    write_whole(_speed_path(study, baseline, shape), speed.model_dump_json(indent=1))
+
+
+def load_speed(study: str, baseline: str, shape: str) -> Measurement | None:
+    """The speed probe of a shape; None when there is none that can be read."""
+    return _measurement(_speed_path(study, baseline, shape))
+
+
+def _speed_path(study: str, baseline: str, shape: str) -> Path:
+    return study_folder(study) / "speeds" / f"{baseline}-{shape}.json"
 
 
 def _measurement(path: Path) -> Measurement | None:

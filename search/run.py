@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.cli import command_parser, positive, run_command
+from search.cli import command_parser, natural, positive, run_command
 from squeeze.errors import SetupError
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--objective", default="competition", help="what is good: a module of objectives/")
     options.add_argument("--storage", help="a database URL (default: sqlite:///studies/<study>.db)")
     options.add_argument("--seed", type=int, default=42, help="of the sampler (default: 42)")
+    options.add_argument(
+        "--cache-gib",
+        type=natural,
+        default=20,
+        help="disk for outputs of stages and states of trainings, to be found again; 0: none (default: 20)",
+    )
     options.add_argument("--timeout", type=positive, help="begin no new trial after so many seconds")
     return options
 
@@ -88,10 +94,12 @@ def _loop(
     progress: Progress,
 ) -> None:
     """Run trials until enough are finished or the monotonic clock is at ``ends``."""
+    from search.keep import needed_outputs
     from search.propose import next_trial
     from search.settle import RETRIED, abandon, settle
     from search.study import OWNER, finished, owner
     from search.trial import run_trial
+    from squeeze.folder import content_key
 
     failures = 0
     while finished(study) < arguments.trials and time.monotonic() < ends:
@@ -104,6 +112,9 @@ def _loop(
             abandon(study, study.get_trials(deepcopy=False)[trial.number])
             raise
         settle(study, mirror, record)
+        if plan.cache is not None:
+            needed = needed_outputs(plan.study, content_key(plan.base), plan.data)
+            plan.cache.shrink(arguments.cache_gib << 30, needed)
         progress.finish(record, finished(study))
         failures = failures + 1 if record.failure in RETRIED else 0
         if failures == FAILURES_IN_A_ROW:

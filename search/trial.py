@@ -15,9 +15,10 @@ import optuna
 from objectives import Objective
 from search.progress import Progress
 from search.pruning import RUNGS
-from search.records import TrialRecord, model_folder, study_folder
+from search.records import TrialRecord, load_speed, model_folder, save_speed, study_folder
 from spaces import Space
 from squeeze.bench.measure import Bench
+from squeeze.cache import Cache
 from squeeze.config import CompressionConfig
 from squeeze.errors import CandidateError
 from squeeze.pipeline import build_in_child
@@ -32,12 +33,14 @@ BUILD_DEADLINE_S = 3600.0
 class Plan:
     """What stays the same over a search.
 
-    base: the base model's folder. data: where the data sets are. baseline_key: of ``baseline``.
+    base: the base model's folder. data: where the data sets are. cache: of the outputs of stages.
+    baseline_key: of ``baseline``.
     """
 
     study: str
     base: Path
     data: str
+    cache: Cache | None
     space: Space
     objective: Objective
     target: Target
@@ -79,28 +82,58 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
         raise CandidateError(broken[0], stage="target", kind="kernel")
     log = study_folder(plan.study) / "logs" / f"{trial.number:04d}.log"
     out = model_folder(plan.study, trial.number)
-    if out.exists():  # of a run that died after building it
-        shutil.rmtree(out)
-    found.artifact = build_in_child(
-        found.config, plan.base, out, plan.data, log=log, deadline_s=BUILD_DEADLINE_S, tell=progress.tell
-    )
+
+    def build(config: CompressionConfig) -> Artifact:
+        if out.exists():  # of a run that died after building it, or of the shape alone
+            shutil.rmtree(out)
+        return build_in_child(
+            config,
+            plan.base,
+            out,
+            plan.data,
+            log=log,
+            deadline_s=BUILD_DEADLINE_S,
+            tell=progress.tell,
+            cache=plan.cache,
+        )
+
+    speed = load_speed(plan.study, plan.baseline_key, found.config.shape_key)
+    if speed is None and found.config != found.config.untrained:
+        started = time.monotonic()
+        build(found.config.untrained)
+        speed = bench.probe(out, log=log, tell=progress.tell)
+        save_speed(plan.study, plan.baseline_key, found.config.shape_key, speed)
+        found.seconds["shape"] = time.monotonic() - started
+    if speed is not None and (reason := _hopeless("shape", speed, trial, plan, found)):
+        return reason
+    found.artifact = build(found.config)
     found.seconds.update(found.artifact.seconds)
     started = time.monotonic()
     with contextlib.closing(bench.measure(out, log=log, tell=progress.tell)) as measurements:
         for measurement in measurements:
             found.measurement = measurement
             found.seconds["measure"] = time.monotonic() - started
+            if measurement.rung == "speed" and speed is None:
+                save_speed(plan.study, plan.baseline_key, found.config.shape_key, measurement)
             if measurement.complete:
                 break
-            bound = plan.objective.optimistic(measurement, plan.baseline)
-            found.bounds[measurement.rung] = bound
-            trial.report(bound, RUNGS.index(measurement.rung))
-            if trial.should_prune():
-                best = trial.study.best_value
-                return f"after {measurement.rung}: at best {bound:.4f}, the best so far has {best:.4f}"
+            if reason := _hopeless(measurement.rung, measurement, trial, plan, found):
+                return reason
     assert found.measurement is not None
     found.score = plan.objective.score(found.measurement, plan.baseline)
     return None
+
+
+def _hopeless(
+    rung: str, measurement: Measurement, trial: optuna.Trial, plan: Plan, found: _Findings
+) -> str | None:
+    """Report the highest Score still possible. Returns why the trial ends, or None when it goes on."""
+    bound = plan.objective.optimistic(measurement, plan.baseline)
+    found.bounds[rung] = bound
+    trial.report(bound, RUNGS.index(rung))
+    if not trial.should_prune():
+        return None
+    return f"after {rung}: at best {bound:.4f}, the best so far has {trial.study.best_value:.4f}"
 
 
 def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) -> TrialRecord:
