@@ -238,6 +238,25 @@ class CompressionConfig(Part):
         return tuple(part.scheme if isinstance(part, QuantizeConfig) else name for name, part in self.parts)
 
     @property
+    def untrained(self) -> CompressionConfig:
+        """The same shape and scheme made the cheapest way, which is as fast: no training, no calibration."""
+        quantize = self.quantize
+        if quantize is not None and "rtn" in ALGORITHMS[quantize.scheme]:
+            quantize = QuantizeConfig(scheme=quantize.scheme, group_size=quantize.group_size)
+        return CompressionConfig(depth=self.depth, width=self.width, quantize=quantize)
+
+    @property
+    def shape_key(self) -> str:
+        """A hash of what an engine's speed depends on: layers, width, scheme and groups, of one base."""
+        return digest(
+            [
+                self.depth.layers if self.depth else None,
+                self.width.width if self.width else None,
+                [self.quantize.scheme, self.quantize.group_size] if self.quantize else None,
+            ]
+        )
+
+    @property
     def key(self) -> str:
         """A hash of the content; equal configurations have equal keys."""
         return digest(self.model_dump(mode="json"))
