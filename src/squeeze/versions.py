@@ -8,8 +8,10 @@ inside the functions.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -217,3 +219,85 @@ def gptq_fallbacks(warnings: Iterable[str]) -> int:
         elif "Falling back to round-to-nearest for this module" in warning:
             count += 1
     return count
+
+
+def model_with(folder: Path, weights: Mapping[str, Any]) -> Any:
+    """The plain transformers model that a folder's config.json describes, with the given weights, on the CPU.
+
+    What config.json says of quantization is left out. weights: name -> tensor, all of one floating dtype, which
+    the model takes; a tied head may be absent.
+    """
+    import transformers
+    from transformers import AutoConfig
+
+    from squeeze.decoder import Decoder, read_config
+
+    config = AutoConfig.from_pretrained(folder)
+    stored = read_config(folder)
+    if major("transformers") < (5, 0) and "rope_parameters" in stored:
+        readable = rope_for_4(stored)
+        config.rope_theta, config.rope_scaling = readable["rope_theta"], readable["rope_scaling"]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    dtype = next(iter(weights.values())).dtype
+    kind = getattr(transformers, Decoder.read(folder).family.architecture)
+    return kind.from_pretrained(None, config=config, state_dict=dict(weights), dtype=dtype).eval()
+
+
+def unpacked_weight(stored: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+    """The weight matrix of a linear layer in the format pack-quantized, in the dtype of its scales.
+
+    stored: weight_packed, weight_scale, weight_shape and, where it is asymmetric, weight_zero_point.
+    arguments: the ``weights`` of its config group.
+    """
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    args = QuantizationArgs.model_validate(arguments)
+    if major("compressed-tensors") >= (0, 14):
+        from compressed_tensors.compressors import BaseCompressor
+
+        compressor = BaseCompressor.get_value_from_registry("pack-quantized")
+        scheme = QuantizationScheme(targets=["Linear"], weights=args)
+        return compressor.decompress(dict(stored), scheme)["weight"]
+    from compressed_tensors.compressors import PackedQuantizationCompressor
+
+    return PackedQuantizationCompressor().decompress_weight(
+        compressed_data=dict(stored), quantization_args=args
+    )
+
+
+def varlen_attention(query: Any, key: Any, value: Any, bounds: Any, longest: int, scale: float | None) -> Any:
+    """Causal attention inside each of several sequences that lie one after another, on CUDA.
+
+    query [tokens, heads, head_dim], key and value likewise with heads or fewer. bounds: int32
+    [sequences + 1]. Returns [tokens, heads, head_dim]. torch has a kernel for it from 2.10 on (for 16-bit
+    floats); else a mask of all tokens by all tokens is used, which is right but costs memory and time.
+    """
+    import torch
+
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        varlen_attn = None
+    if varlen_attn is not None and query.dtype in (torch.float16, torch.bfloat16):
+        known = _parameters(varlen_attn)
+        causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        if "enable_gqa" in known:
+            causal["enable_gqa"] = True
+        elif key.shape[1] != query.shape[1]:
+            repeats = query.shape[1] // key.shape[1]
+            key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
+        return varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, **causal)
+    places = torch.arange(query.shape[0], device=query.device)
+    document = torch.searchsorted(bounds[1:], places, right=True)
+    mask = (document[:, None] == document[None, :]) & (places[:, None] >= places[None, :])
+    states = [part.transpose(0, 1)[None] for part in (query, key, value)]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        *states, attn_mask=mask, scale=scale, enable_gqa=True
+    )
+    return out[0].transpose(0, 1)
+
+
+@lru_cache(maxsize=4)
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

@@ -1,0 +1,103 @@
+"""Models as they are trained, and back into a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253  only processes that train import this module
+
+from squeeze.config import Training
+from squeeze.decoder import Decoder, read_config
+from squeeze.errors import ConfigError
+from squeeze.folder import copy_others, write_config
+from squeeze.shards import Output, Weight, all_weights, rewrite
+from squeeze.training import packed
+from squeeze.training.optimizer import stored_in
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model that can be trained.
+
+    parameters: name -> parameter, as in the folder's files, all requiring gradients. precision: the dtype of
+    matrix products, None: that of the weights.
+    """
+
+    model: Any
+    parameters: dict[str, torch.Tensor]
+    device: str
+    precision: torch.dtype | None
+
+
+def device() -> str:
+    """Where training happens: ``cuda`` if there is one, else ``cpu``. Sets the threads of the latter."""
+    if torch.cuda.is_available():
+        return "cuda"
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    return "cpu"
+
+
+def load(folder: Path, part: Training) -> Student:
+    """The model in a folder, ready to be trained whole, with packed attention."""
+    from squeeze.versions import load_model
+
+    where = device()
+    model = load_model(folder, where)
+    device()  # loading a small model takes threads away, of which training can make use
+    parameters = dict(model.named_parameters())  # a tied head is named once
+    dtype = stored_in(sum(value.numel() for value in parameters.values()), where)
+    model.to(dtype)
+    packed.attach(model)
+    model.requires_grad_(True)
+    if part.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if part.compile:
+        compile_layers(model)
+    precision = torch.bfloat16 if where == "cuda" else None
+    return Student(model, dict(model.named_parameters()), where, precision)
+
+
+def load_frozen(folder: Path) -> Any:
+    """The model in a folder, in the dtype it is run in, to be asked only."""
+    from squeeze.versions import load_model
+
+    where = device()
+    model = load_model(folder, where)
+    device()
+    model.to(torch.bfloat16 if where == "cuda" else torch.float32)
+    return model
+
+
+def compile_layers(model: Any) -> None:
+    """Have torch compile each decoder layer; they share the compiled code."""
+    for layer in model.get_decoder().layers:
+        layer.compile(dynamic=False)
+
+
+def save(source: Path, parameters: Mapping[str, torch.Tensor], out: Path) -> None:
+    """Write ``source`` with those weights, each in the dtype and shard it has in ``source``, to ``out``."""
+    tied = Decoder.read(source).tied
+    head = f"{Decoder.read(source).family.head}.weight"
+    missing = [name for name in all_weights(source) if name not in parameters and not (tied and name == head)]
+    if missing:
+        raise ConfigError(f"every weight must have been trained; {source} also has {missing[0]}")
+
+    def change(weight: Weight) -> Output | None:
+        if tied and weight.name == head:
+            return None
+        value = parameters[weight.name]
+        return Output(weight.name, weight.dtype, weight.shape, lambda: _raw(value, _DTYPES[weight.dtype]))
+
+    rewrite(source, out, change)
+    write_config(out, read_config(source))
+    copy_others(source, out)
+
+
+def _raw(value: torch.Tensor, dtype: torch.dtype) -> Iterator[bytes]:
+    yield value.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy().tobytes()
