@@ -74,6 +74,8 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
             "baseline_seconds_per_token": (
                 measurement.reference_seconds_per_token or baseline.seconds_per_token
             ),
+            "tokens_per_answer": measurement.tokens_per_answer,
+            "baseline_tokens_per_answer": baseline.tokens_per_answer,
         },
     )
 

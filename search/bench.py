@@ -80,6 +80,7 @@ def _plain(measured: Measurement, baseline: Measurement | None, score: Score | N
         return {
             "model": one.model,
             "accuracy": dict(one.accuracy),
+            "tokens_per_answer": one.tokens_per_answer,
             "questions": {name: len(found) for name, found in one.questions.items()},
             "seconds_per_token": one.seconds_per_token,
             "passes": [timed.model_dump(mode="json") for timed in one.passes],
@@ -122,6 +123,7 @@ def _print_table(measured: Measurement, baseline: Measurement | None, score: Sco
     for name in measured.passes[0].timings:
         table.add_row(f"{name}, µs per token (tokens)", *(speed(one, name) for one in columns))
     table.add_row("µs per token", *(f"{one.seconds_per_token * 1e6:.1f}" for one in columns))
+    table.add_row("tokens per answer", *(f"{one.tokens_per_answer:.1f}" for one in columns))
     if score is not None:
         beside = measured.reference_seconds_per_token
         if beside is not None:

@@ -13,6 +13,7 @@ from rich.status import Status
 
 from search.records import TrialRecord, study_folder, write_whole
 from search.study import owner
+from squeeze.config import Training
 
 
 class Progress:
@@ -125,9 +126,21 @@ def compression(record: TrialRecord) -> str:
         words.append(f"{config.depth.layers} layers")
     if config.width:
         words.append(f"FFN {config.width.width}")
+    if config.distill:
+        words.append(f"KD {_length(config.distill)}")
+    if config.finetune:
+        words.append(f"LoRA {config.finetune.rank}")
     if config.quantize:
         words.append(f"{config.quantize.scheme} {config.quantize.algorithm}")
+    if config.tune_norms:
+        words.append("norms tuned")
     return ", ".join(words) or "nothing"
+
+
+def _length(part: Training) -> str:
+    if part.steps is not None:
+        return f"{part.steps} steps"
+    return f"{part.epochs} epoch{'' if part.epochs == 1 else 's'}"
 
 
 def minutes(seconds: float) -> str:

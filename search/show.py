@@ -13,6 +13,7 @@ from search.cli import command_parser, positive, run_command
 if TYPE_CHECKING:
     from objectives import Objective
     from search.records import TrialRecord
+    from squeeze.records import Score
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,6 +76,8 @@ def as_json(record: TrialRecord) -> dict[str, Any]:
         "config": record.config.model_dump(mode="json"),
         "seconds": dict(record.seconds),
         "reason": record.reason,
+        "tokens_per_answer": score.parts.get("tokens_per_answer") if score else None,
+        "baseline_tokens_per_answer": score.parts.get("baseline_tokens_per_answer") if score else None,
     }
 
 
@@ -109,7 +112,8 @@ def print_table(records: list[TrialRecord], file: IO[str]) -> None:
     from search.progress import compression
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("trial", "state", "Score", "90 % interval", "PerfNorm", "SpeedNorm", "compression", "s"):
+    figures_of = ("Score", "90 % interval", "PerfNorm", "SpeedNorm", "tokens")
+    for header in ("trial", "state", *figures_of, "compression", "s"):
         table.add_column(
             header, justify="left" if header in ("state", "compression") else "right", no_wrap=True
         )
@@ -122,9 +126,10 @@ def print_table(records: list[TrialRecord], file: IO[str]) -> None:
                 f"{score.low:.4f}–{score.high:.4f}",
                 f"{score.perf_norm:.3f}",
                 f"{score.speed_norm:+.3f}",
+                _talk(score),
             )
             if score
-            else ("", "", "", "")
+            else ("", "", "", "", "")
         )
         seconds = f"{sum(record.seconds.values()):.0f}"
         table.add_row(
@@ -137,6 +142,12 @@ def print_table(records: list[TrialRecord], file: IO[str]) -> None:
             style=None,
         )
     Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
+
+
+def _talk(score: Score) -> str:
+    """Tokens of the mean answer, and the baseline's: who talks more has a lower time per token for it."""
+    mine, base = (score.parts.get(f"{whose}tokens_per_answer") for whose in ("", "baseline_"))
+    return f"{mine:.1f}/{base:.1f}" if mine is not None and base is not None else ""
 
 
 def _rescored(study: str, record: TrialRecord, objective: Objective) -> TrialRecord:

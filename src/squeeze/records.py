@@ -129,6 +129,13 @@ class Measurement(Record):
                 means[name] = sum(scores) / len(scores)
         return means
 
+    @property
+    def tokens_per_answer(self) -> float:
+        """Mean generated tokens of an answer, of one turn, over all questions; 0 when none was asked."""
+        asked = [question for questions in self.questions.values() for question in questions]
+        turns = sum(len(question.answers) for question in asked)
+        return sum(question.tokens for question in asked) / turns if turns else 0.0
+
 
 class Score(Record):
     """What a measurement is worth: higher is better.

@@ -1,0 +1,103 @@
+"""Pruning, recovery by distillation or LoRA, quantization, norm tuning: everything that can be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from spaces import prune_quantize, quantize
+from squeeze.config import (
+    Calibration,
+    CompressionConfig,
+    DistillConfig,
+    FinetuneConfig,
+    TuneNormsConfig,
+)
+from squeeze.target import Target
+
+EPOCHS = {"cpu": (0, 1, 2, 4), "cuda": (0, 1, 2, 3)}
+"""Passes of the teacher over its text; a longer distillation goes on from a shorter one."""
+
+TEXT = {
+    "cpu": Calibration(samples=512, length=256),
+    "cuda": Calibration(samples=20_000, length=2048),
+}
+"""What is trained on: on a CPU some 20 s an epoch for the embedded model."""
+
+BATCH = {"cpu": 2048, "cuda": 32_768}
+"""Tokens of a step."""
+
+RANKS = (0, 8, 32)
+"""Ranks of LoRA; 0: none."""
+
+
+def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
+    """Shape and quantization as in ``prune_quantize``, and training where it can mend something.
+
+    Only a pruned model is distilled (an unpruned one is its own teacher), adapters are trained only where
+    nothing is distilled, norms are tuned only after quantization.
+    """
+    config = prune_quantize.suggest(trial, target)
+    text, batch = TEXT[target.device], BATCH[target.device]
+    distill = finetune = tune_norms = None
+    if config.depth or config.width:
+        epochs = trial.suggest_categorical("kd_epochs", list(EPOCHS[target.device]))
+        if epochs:
+            rate = trial.suggest_float("kd_learning_rate", 2e-4, 4e-3, log=True)
+            distill = DistillConfig(text=text, epochs=epochs, learning_rate=rate, batch=batch)
+    if distill is None:
+        rank = trial.suggest_categorical("lora_rank", list(RANKS))
+        if rank:
+            rate = trial.suggest_float("lora_learning_rate", 2e-5, 1e-3, log=True)
+            finetune = FinetuneConfig(text=text, rank=rank, learning_rate=rate, batch=batch)
+    if config.quantize and trial.suggest_categorical("tune_norms", [False, True]):
+        tune_norms = TuneNormsConfig(text=text, batch=batch)
+    return config.model_copy(update={"distill": distill, "finetune": finetune, "tune_norms": tune_norms})
+
+
+def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
+    """Quantization as it is; then a little pruning, distilled and quantized; adapters; norms.
+
+    Layers are 28/30 and 26/30 of the base's, the width 7/8, as did well at 1.2 B.
+    """
+    decoder = target.decoder
+    step = prune_quantize.width_step(decoder.width)
+    whole: dict[str, Any] = {"layers": decoder.layers}
+    if step is not None:
+        whole["width"] = decoder.width
+    known = list(quantize.recipes(target))
+    as_it_is = {"kd_epochs": 0, "lora_rank": 0, "tune_norms": False}
+    kd = {"kd_epochs": EPOCHS[target.device][-1], "kd_learning_rate": 1e-3, "tune_norms": False}
+    lora = {"lora_rank": RANKS[1], "lora_learning_rate": 2e-4, "tune_norms": False}
+    shapes: list[dict[str, Any]] = [
+        {**whole, "layers": max(1, decoder.layers - max(drop, round(drop * 2 * decoder.layers / 30)))}
+        | {"depth_method": "influence"}
+        for drop in (1, 2)
+    ]
+    if step is not None:
+        narrow = decoder.width - max(1, decoder.width // 8 // step) * step
+        shapes.insert(0, {**whole, "width": narrow, "width_method": "activation"})
+        shapes.append({**shapes[1], "width": narrow, "width_method": "activation"})
+    eight = next((one for one in known if one["scheme"] == "W8A8"), {"scheme": None})
+    four = next((one for one in known if one["scheme"] == "W4A16"), {"scheme": None})
+    wanted = [
+        *({**whole, **as_it_is, **one} for one in known),
+        *({**shape, **kd, **eight} for shape in shapes),
+        *({**shape, **kd, "scheme": None} for shape in shapes),
+        *({**shape, **kd, **four} for shape in shapes),
+        {**whole, **lora, **eight},
+        {**whole, **as_it_is, **four, "tune_norms": True},
+    ]
+    return _asked(wanted, target)
+
+
+def _asked(wanted: Sequence[Mapping[str, Any]], target: Target) -> list[dict[str, Any]]:
+    """Each recipe with the parameters that ``suggest`` asks for, once each."""
+    found: dict[str, dict[str, Any]] = {}
+    for params in wanted:
+        trial = optuna.trial.FixedTrial(dict(params))
+        config = suggest(trial, target)  # type: ignore[arg-type]
+        found.setdefault(config.key, trial.params)
+    return list(found.values())
