@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--workload", metavar="NAME|FILE", help="contest, demo or a YAML file (default: as the model)"
     )
-    options.add_argument("--space", default="prune_quantize", help="what may be tried: a module of spaces/")
+    options.add_argument("--space", default="recover", help="what may be tried: a module of spaces/")
     options.add_argument("--objective", default="competition", help="what is good: a module of objectives/")
     options.add_argument("--storage", help="a database URL (default: sqlite:///studies/<study>.db)")
     options.add_argument("--seed", type=int, default=42, help="of the sampler (default: 42)")

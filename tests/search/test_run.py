@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
@@ -16,7 +17,9 @@ import pytest
 from optuna.trial import TrialState
 
 from search import export
-from search.records import TrialRecord, load_measurement, load_trials
+from search.records import TrialRecord, load_measurement, load_speed, load_trials, save_speed
+from squeeze.config import CompressionConfig, QuantizeConfig
+from squeeze.records import Timing
 
 WORKLOAD = """
 questions: {kmmlu_redux: 16, kmmlu_pro: 16, ko_longrag: 8, komt_bench: 4}
@@ -79,6 +82,28 @@ def test_a_search_of_three_trials_ends_with_a_zip(workplace: Path) -> None:
     assert again.returncode == 0
     assert again.stdout == ended.stdout
     assert load_trials("demo") == records
+    check_that_a_slow_shape_is_never_built(records)
+
+
+def check_that_a_slow_shape_is_never_built(records: list[TrialRecord]) -> None:
+    """The fourth trial's scheme is made known as very slow: the trial ends before anything is built."""
+    key = records[0].baseline
+    assert key is not None
+    speed = load_speed("demo", key, records[0].config.shape_key)
+    assert speed is not None and speed.rung == "speed"
+    crawls = [timed.model_copy(update={"timings": slower(timed.timings)}) for timed in speed.probe]
+    slow = CompressionConfig(quantize=QuantizeConfig(scheme="W4A16_ASYM"))
+    save_speed("demo", key, slow.shape_key, speed.model_copy(update={"probe": tuple(crawls)}))
+    ended = subprocess.run(command(4), capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    last = load_trials("demo")[-1]
+    assert last.config.quantize is not None and last.config.quantize.algorithm == "awq"
+    assert last.state == "pruned" and last.reason is not None and last.reason.startswith("after shape")
+    assert last.artifact is None and last.measurement is None
+
+
+def slower(timings: Mapping[str, Timing]) -> dict[str, Timing]:
+    return {name: Timing(seconds=10 * one.seconds, tokens=one.tokens) for name, one in timings.items()}
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])

@@ -52,15 +52,37 @@ def test_a_recipe_is_taken_as_it_is_and_can_be_run(name: str, target: Target) ->
     assert len({config.key for config in configs}) == len(configs)
 
 
+TRAINED = {"distill", "finetune", "tune_norms"}
+
+
+@pytest.mark.parametrize(("name", "trained"), [("prune_quantize", set()), ("recover", TRAINED)])
 @every_target
-def test_recipes_cover_each_family_that_the_target_runs(target: Target) -> None:
-    space = spaces.load("prune_quantize")
+def test_recipes_cover_each_family_that_the_target_runs(target: Target, name: str, trained: set[str]) -> None:
+    space = spaces.load(name)
     study = optuna.create_study()
     families = set()
     for recipe in space.recipes(target):
         study.enqueue_trial(dict(recipe))
         families |= set(space.suggest(study.ask(), target).families)
-    assert families == {"depth", "width", *target.schemes()}
+    if not target.schemes():
+        trained = trained - {"tune_norms"}
+    assert families == {"depth", "width", *target.schemes(), *trained}
+
+
+def test_training_is_asked_for_only_where_it_mends_something() -> None:
+    space = spaces.load("recover")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(300):
+        trial = study.ask()
+        config = space.suggest(trial, TARGETS["cpu"])
+        pruned = config.depth is not None or config.width is not None
+        assert ("kd_epochs" in trial.params) == pruned
+        assert ("kd_learning_rate" in trial.params) == (config.distill is not None)
+        assert not (config.distill and config.finetune)
+        assert ("tune_norms" in trial.params) == (config.quantize is not None)
+        seen |= set(config.families)
+    assert seen >= {"distill", "finetune", "tune_norms", "depth", "width"}
 
 
 @pytest.mark.parametrize(
