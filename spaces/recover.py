@@ -17,14 +17,14 @@ from squeeze.config import (
 )
 from squeeze.target import Target
 
-EPOCHS = {"cpu": (0, 1, 2, 4), "cuda": (0, 1, 2, 3)}
+EPOCHS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 3)}
 """Passes of the teacher over its text; a longer distillation goes on from a shorter one."""
 
 TEXT = {
-    "cpu": Calibration(samples=512, length=256),
+    "cpu": Calibration(samples=256, length=512),
     "cuda": Calibration(samples=20_000, length=2048),
 }
-"""What is trained on: on a CPU some 20 s an epoch for the embedded model."""
+"""What is trained on: on a CPU some 36,000 tokens of the embedded model's world."""
 
 BATCH = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a step."""
@@ -45,7 +45,7 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
     if config.depth or config.width:
         epochs = trial.suggest_categorical("kd_epochs", list(EPOCHS[target.device]))
         if epochs:
-            rate = trial.suggest_float("kd_learning_rate", 2e-4, 4e-3, log=True)
+            rate = trial.suggest_float("kd_learning_rate", 5e-5, 5e-4, log=True)
             distill = DistillConfig(text=text, epochs=epochs, learning_rate=rate, batch=batch)
     if distill is None:
         rank = trial.suggest_categorical("lora_rank", list(RANKS))
@@ -69,7 +69,7 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
         whole["width"] = decoder.width
     known = list(quantize.recipes(target))
     as_it_is = {"kd_epochs": 0, "lora_rank": 0, "tune_norms": False}
-    kd = {"kd_epochs": EPOCHS[target.device][-1], "kd_learning_rate": 1e-3, "tune_norms": False}
+    kd = {"kd_epochs": EPOCHS[target.device][-1], "kd_learning_rate": 2e-4, "tune_norms": False}
     lora = {"lora_rank": RANKS[1], "lora_learning_rate": 2e-4, "tune_norms": False}
     shapes: list[dict[str, Any]] = [
         {**whole, "layers": max(1, decoder.layers - max(drop, round(drop * 2 * decoder.layers / 30)))}
