@@ -222,10 +222,10 @@ def gptq_fallbacks(warnings: Iterable[str]) -> int:
 
 
 def model_with(folder: Path, weights: Mapping[str, Any]) -> Any:
-    """The plain transformers model that a folder's config.json describes, with the given weights, on the CPU.
+    """The plain transformers model that a folder's config.json describes, with those weights, on the CPU.
 
-    What config.json says of quantization is left out. weights: name -> tensor, all of one floating dtype, which
-    the model takes; a tied head may be absent.
+    What config.json says of quantization is left out. weights: name -> tensor, all of one floating dtype,
+    which the model takes; a tied head may be absent.
     """
     import transformers
     from transformers import AutoConfig
