@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.progress import Progress
     from search.records import best_first, load_trials
     from search.settle import catch_up
-    from search.show import print_table
+    from search.show import print_table, with_and_without_training
     from search.study import alone, finished, told_in_a_line
 
     ends = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if progress.done < arguments.trials:
             with progress.live(), search.measuring(progress) as (plan, bench):
                 _loop(arguments, ends, search.study, search.mirror, plan, bench, progress)
-    print_table(load_trials(search.name), sys.stdout)
+    records = load_trials(search.name)
+    print_table(records, sys.stdout)
+    if line := with_and_without_training(records):
+        print(line, file=sys.stderr)
     return 0
 
 

@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(as_json(record), ensure_ascii=False))
     else:
         print_table(records, sys.stdout)
+        if line := with_and_without_training(records):
+            print(line, file=sys.stderr)
     return 0
 
 
@@ -142,6 +144,20 @@ def print_table(records: list[TrialRecord], file: IO[str]) -> None:
             style=None,
         )
     Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
+
+
+def with_and_without_training(records: list[TrialRecord]) -> str | None:
+    """The best trial with recovery beside the best without, in a line; None while either is missing."""
+    from search.records import best_first
+
+    firsts = []
+    for trained in (True, False):
+        found = best_first([record for record in records if record.config.trains == trained])
+        if not found:
+            return None
+        record, score = found[0]
+        firsts.append(f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f}, trial {record.number})")
+    return f"best Score with recovery: {firsts[0]}; without: {firsts[1]}"
 
 
 def _talk(score: Score) -> str:

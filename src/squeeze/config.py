@@ -238,6 +238,11 @@ class CompressionConfig(Part):
         return tuple(part.scheme if isinstance(part, QuantizeConfig) else name for name, part in self.parts)
 
     @property
+    def trains(self) -> bool:
+        """Whether some stage trains weights."""
+        return any(isinstance(part, Training) for _, part in self.parts)
+
+    @property
     def untrained(self) -> CompressionConfig:
         """The same shape and scheme made the cheapest way, which is as fast: no training, no calibration."""
         quantize = self.quantize

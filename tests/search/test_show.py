@@ -54,6 +54,21 @@ def test_the_table_lists_the_best_first(
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "0"]
 
 
+def test_the_best_with_recovery_is_told_beside_the_best_without(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = CompressionConfig.model_validate({"depth": {"layers": 4}, "distill": {}})
+    records = [scored(0, 0.5), scored(1, 0.55), scored(2, 0.6).model_copy(update={"config": trained})]
+    assert show.with_and_without_training(records[:2]) is None
+    for record in records:
+        save_trial("demo", record)
+    show.main(["--study", "demo"])
+    assert capsys.readouterr().err == (
+        "best Score with recovery: 0.6000 (0.5900–0.6100, trial 2); "
+        "without: 0.5500 (0.5400–0.5600, trial 1)\n"
+    )
+
+
 @pytest.mark.parametrize(
     "argv", [["--study", "none"], ["--study", "../x"], ["--study", "demo", "--trial", "7"]]
 )
