@@ -85,3 +85,14 @@ def _at_least(least: int, text: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more; got {text!r}")
     return number
+
+
+def share(text: str) -> float:
+    """An option's value that must be a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1; got {text!r}")
+    return number

@@ -51,6 +51,8 @@ class Search:
     cache: Cache | None
     space: spaces.Space
     objective: objectives.Objective
+    audit: float
+    seed: int
 
     @contextlib.contextmanager
     def measuring(self, progress: Progress) -> Iterator[tuple[Plan, Bench]]:
@@ -78,6 +80,8 @@ class Search:
                     target=self.target,
                     baseline=baseline,
                     baseline_key=key,
+                    audit=self.audit,
+                    seed=self.seed,
                 ),
                 bench,
             )
@@ -112,4 +116,17 @@ def open_search(arguments: argparse.Namespace) -> Search:
         },
     )
     cache = Cache(MODELS / CACHE) if arguments.cache_gib else None
-    return Search(name, study, mirror, base, model_key, workload, target, cache, space, objective)
+    return Search(
+        name=name,
+        study=study,
+        mirror=mirror,
+        base=base,
+        model_key=model_key,
+        workload=workload,
+        target=target,
+        cache=cache,
+        space=space,
+        objective=objective,
+        audit=arguments.audit,
+        seed=arguments.seed,
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -18,7 +18,18 @@ ATTEMPTS = 50
 """Proposals of the sampler before a configuration is measured again."""
 
 
-def next_trial(study: optuna.Study, space: Space, target: Target, seed: int) -> optuna.Trial:
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """One of Optuna's samplers by name; see ``search.run``."""
+    if name == "random":
+        return RandomSampler(seed=seed)
+    if name == "gp":
+        return GPSampler(seed=seed)
+    if name == "brute":
+        return BruteForceSampler(seed=seed)
+    return TPESampler(seed=seed)
+
+
+def next_trial(study: optuna.Study, space: Space, target: Target, sampler: str, seed: int) -> optuna.Trial:
     """The next trial: one that waits, else the next recipe, else what the sampler proposes.
 
     Recipes are queued one at a time and the sampler is seeded by how many trials are finished, so that an
@@ -27,13 +38,15 @@ def next_trial(study: optuna.Study, space: Space, target: Target, seed: int) -> 
     if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         recipes = space.recipes(target)
         count = finished(study)
-        params = recipes[count] if count < len(recipes) else _propose(study, space, target, seed + count)
+        params = (
+            recipes[count] if count < len(recipes) else _propose(study, space, target, sampler, seed + count)
+        )
         study.enqueue_trial(dict(params))
     return study.ask()
 
 
-def _propose(study: optuna.Study, space: Space, target: Target, seed: int) -> Mapping[str, Any]:
-    """Parameters from TPE whose configuration has not been tried, unless ``ATTEMPTS`` proposals all were.
+def _propose(study: optuna.Study, space: Space, target: Target, sampler: str, seed: int) -> Mapping[str, Any]:
+    """Parameters from the sampler whose configuration has not been tried, unless ``ATTEMPTS`` in a row were.
 
     The sampler works on a copy in memory: what it proposes in vain never becomes a trial of the study.
     """
@@ -42,7 +55,7 @@ def _propose(study: optuna.Study, space: Space, target: Target, seed: int) -> Ma
     copy = optuna.create_study(direction=StudyDirection.MAXIMIZE)
     copy.add_trials(past)
     for attempt in range(ATTEMPTS):
-        copy.sampler = TPESampler(seed=seed + 1_000_003 * attempt)
+        copy.sampler = make_sampler(sampler, seed + 1_000_003 * attempt)
         trial = copy.ask()
         config = space.suggest(trial, target)
         if config.key not in tried:

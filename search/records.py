@@ -31,7 +31,8 @@ class TrialRecord(Record):
     number: Optuna's trial number. params: what the sampler chose. measurement: raw numbers, stored apart and
     not loaded with the record. baseline: key of the baseline's measurement that it was scored against.
     bounds: rung -> the highest Score still possible after it. seconds: stage -> s. reason: why it was pruned
-    or failed; None when it was measured to the end. failure: its class.
+    or failed; None when it was measured to the end. failure: its class. audit: why it would have been pruned,
+    had it not been drawn to be measured to the end all the same. audit_best: the best Score at that time.
     """
 
     number: int
@@ -46,6 +47,15 @@ class TrialRecord(Record):
     seconds: Mapping[str, float] = {}
     reason: str | None = None
     failure: FailureClass | None = None
+    audit: str | None = None
+    audit_best: float | None = None
+
+    @property
+    def wrongly_pruned(self) -> bool | None:
+        """Whether a prune that was audited would have lost a new best; None where none was, or it failed."""
+        if self.audit_best is None or self.score is None:
+            return None
+        return self.score.value > self.audit_best
 
 
 def study_folder(study: str) -> Path:
@@ -87,6 +97,12 @@ def best_first(records: list[TrialRecord]) -> list[tuple[TrialRecord, Score]]:
     """The trials measured to the end with their scores, best first; ties by the smaller number."""
     scored = [(record, record.score) for record in records if record.state == "complete" and record.score]
     return sorted(scored, key=lambda pair: (-pair[1].value, pair[0].number))
+
+
+def audits(records: list[TrialRecord]) -> tuple[int, int]:
+    """How many prunes were audited to the end, and how many of those were wrong."""
+    judged = [record.wrongly_pruned for record in records if record.wrongly_pruned is not None]
+    return len(judged), sum(judged)
 
 
 def load_measurement(study: str, number: int) -> Measurement | None:

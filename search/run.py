@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.cli import command_parser, natural, positive, run_command
+from search.cli import command_parser, natural, positive, run_command, share
 from squeeze.errors import SetupError
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from search.progress import Progress
     from search.trial import Plan
     from squeeze.bench.measure import Bench
+
+SAMPLERS = ("tpe", "random", "gp", "brute")
+"""Optuna's tree-structured Parzen estimator, random, Gaussian process, and every configuration in turn."""
 
 FAILURES_IN_A_ROW = 3
 """So many failures of the machine, one after the other, end the search."""
@@ -46,6 +49,19 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--storage", help="a database URL (default: sqlite:///studies/<study>.db)")
     options.add_argument("--seed", type=int, default=42, help="of the sampler (default: 42)")
     options.add_argument(
+        "--sampler",
+        default="tpe",
+        choices=SAMPLERS,
+        help="what proposes trials after the recipes (default: tpe)",
+    )
+    options.add_argument(
+        "--audit",
+        type=share,
+        default=0.07,
+        help="share of prunes that are measured to the end all the same, to see how many are wrong; 1 prunes "
+        "nothing (default: 0.07)",
+    )
+    options.add_argument(
         "--cache-gib",
         type=natural,
         default=20,
@@ -62,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Late, so that --help answers at once.
     from search.prepare import open_search
     from search.progress import Progress
-    from search.records import best_first, load_trials
+    from search.records import audits, best_first, load_trials
     from search.settle import catch_up
     from search.show import print_table, with_and_without_training
     from search.study import alone, finished, told_in_a_line
@@ -84,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_table(records, sys.stdout)
     if line := with_and_without_training(records):
         print(line, file=sys.stderr)
+    judged, wrong = audits(records)
+    if judged:
+        print(f"prunes audited to the end: {judged}, of which wrong: {wrong}", file=sys.stderr)
     return 0
 
 
@@ -106,7 +125,7 @@ def _loop(
 
     failures = 0
     while finished(study) < arguments.trials and time.monotonic() < ends:
-        trial = next_trial(study, plan.space, plan.target, arguments.seed)
+        trial = next_trial(study, plan.space, plan.target, arguments.sampler, arguments.seed)
         trial.set_user_attr(OWNER, owner())
         progress.begin(f"trial {trial.number}")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import time
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ class Plan:
     """What stays the same over a search.
 
     base: the base model's folder. data: where the data sets are. cache: of the outputs of stages.
-    baseline_key: of ``baseline``.
+    baseline_key: of ``baseline``. audit: the share of prunes that are measured to the end all the same.
     """
 
     study: str
@@ -46,6 +47,12 @@ class Plan:
     target: Target
     baseline: Measurement
     baseline_key: str
+    audit: float = 0.0
+    seed: int = 42
+
+    def audits(self, number: int) -> bool:
+        """Whether a prune of that trial is not carried out but checked; the same at every start."""
+        return random.Random(f"{self.seed} {number}").random() < self.audit
 
 
 @dataclass
@@ -57,6 +64,8 @@ class _Findings:
     measurement: Measurement | None = None
     score: Score | None = None
     bounds: dict[str, float] = field(default_factory=dict)
+    audit: str | None = None
+    audit_best: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -131,9 +140,14 @@ def _hopeless(
     bound = plan.objective.optimistic(measurement, plan.baseline)
     found.bounds[rung] = bound
     trial.report(bound, RUNGS.index(rung))
-    if not trial.should_prune():
+    if found.audit is not None or not trial.should_prune():
         return None
-    return f"after {rung}: at best {bound:.4f}, the best so far has {trial.study.best_value:.4f}"
+    best = trial.study.best_value
+    reason = f"after {rung}: at best {bound:.4f}, the best so far has {best:.4f}"
+    if plan.audits(trial.number):
+        found.audit, found.audit_best = reason, best
+        return None
+    return reason
 
 
 def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) -> TrialRecord:
@@ -148,5 +162,7 @@ def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) ->
         baseline=plan.baseline_key,
         bounds=found.bounds,
         seconds=found.seconds,
+        audit=found.audit,
+        audit_best=found.audit_best,
         **ending,
     )

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import optuna
 import pytest
 
 from search.pruning import OptimisticPruner
+from search.records import TrialRecord, audits
+from search.trial import Plan, _Findings, _hopeless
+from squeeze.decoder import Decoder
+from squeeze.demo import MODEL_DIR
+from squeeze.records import Measurement
+from squeeze.target import Target
 
 
 @pytest.mark.parametrize(("bound", "pruned"), [(0.54, True), (0.55, False), (0.60, False)])
@@ -31,3 +41,51 @@ def test_nothing_is_pruned_before_the_first_complete_trial() -> None:
     assert not trial.should_prune()
     trial.report(0.0, 0)
     assert not trial.should_prune()
+
+
+class Hopeless:
+    """An objective by which nothing can reach 0.3."""
+
+    @staticmethod
+    def optimistic(measurement: Measurement, baseline: Measurement) -> float:
+        return 0.3
+
+
+@pytest.mark.parametrize("audit", [0.0, 1.0])
+def test_a_prune_that_is_audited_goes_on_and_is_remembered(audit: float) -> None:
+    nothing = Measurement(model="m", workload="w", engine={}, complete=True, questions={}, passes=())
+    study = optuna.create_study(direction="maximize", pruner=OptimisticPruner())
+    study.add_trial(optuna.trial.create_trial(value=0.55))
+    plan = Plan(
+        study="s",
+        base=Path(),
+        data="hub",
+        cache=None,
+        space=Any,
+        objective=Hopeless,  # type: ignore[arg-type]
+        target=Target.contest(Decoder.read(MODEL_DIR)),
+        baseline=nothing,
+        baseline_key="b",
+        audit=audit,
+    )
+    found = _Findings()
+    reason = _hopeless("speed", nothing, study.ask(), plan, found)
+    told = reason if audit == 0 else found.audit
+    assert told == "after speed: at best 0.3000, the best so far has 0.5500"
+    assert (reason is None, found.audit is None) == ((False, True) if audit == 0 else (True, False))
+    assert found.audit_best == (None if audit == 0 else 0.55)
+
+
+def test_about_the_share_asked_for_is_audited_and_the_same_trials_at_every_start() -> None:
+    target = Target.contest(Decoder.read(MODEL_DIR))
+    plan = Plan("s", Path(), "hub", None, Any, Any, target, Any, "b", audit=0.1, seed=1)  # type: ignore[arg-type]
+    drawn = [number for number in range(2000) if plan.audits(number)]
+    assert 140 < len(drawn) < 260
+    assert drawn == [number for number in range(2000) if plan.audits(number)]
+
+
+def test_wrong_prunes_are_counted_among_the_audited_ones(scored: Callable[..., TrialRecord]) -> None:
+    right = scored(0, 0.5).model_copy(update={"audit": "after speed", "audit_best": 0.55})
+    wrong = scored(1, 0.6).model_copy(update={"audit": "after block", "audit_best": 0.55})
+    failed = right.model_copy(update={"score": None})
+    assert audits([right, wrong, failed, scored(2, 0.9)]) == (2, 1)

@@ -54,7 +54,7 @@ def opened(**changes: Any) -> tuple[optuna.Study, optuna.Study]:
 
 
 def begun(study: optuna.Study, *, owned_by: str) -> optuna.Trial:
-    trial = next_trial(study, Layers(), TARGET, seed=42)
+    trial = next_trial(study, Layers(), TARGET, "tpe", seed=42)
     Layers().suggest(trial, TARGET)
     trial.set_user_attr(OWNER, owned_by)
     return trial
@@ -186,7 +186,7 @@ def test_no_configuration_is_tried_twice_while_there_are_others(workplace: Path)
     space = Layers(most=8)
     tried = []
     for number in range(8):
-        trial = next_trial(study, space, TARGET, seed=42)
+        trial = next_trial(study, space, TARGET, "tpe", seed=42)
         config = space.suggest(trial, TARGET)
         trial.set_user_attr(OWNER, owner())
         tried.append(trial.params["x"])
