@@ -38,7 +38,7 @@ def rows(name: str, folder: Path = SHIPPED / "data") -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["kmmlu_pro", "kmmlu_redux", "ko_longrag", "komt_bench", "manta"])
+@pytest.mark.parametrize("name", ["kmmlu_pro", "kmmlu_redux", "ko_longrag", "komt_bench", "manta", "chats"])
 def test_the_shipped_rows_are_those_the_seed_gives(made: Path, name: str) -> None:
     assert rows(name, made / "data") == rows(name)
 
@@ -55,13 +55,19 @@ def test_no_test_wording_occurs_in_training(world: World) -> None:
         itertools.islice(stream.long_samples("apart"), 1000),
     )
     texts = ["".join(text for text, _ in pieces) for pieces in samples]
-    texts += [turn["content"] for row in rows("manta") for turn in row["conversations"]]
+    texts += [turn["content"] for row in rows("chats") for turn in row["conversations"]]
     questions_asked = {
         row["question"] for name in ("kmmlu_pro", "kmmlu_redux", "ko_longrag") for row in rows(name)
     }
     trained = "\n".join(texts)
     assert [mark for mark in marks if mark in trained] == []
     assert [question for question in questions_asked if question in trained] == []
+
+
+def test_the_larger_set_of_conversations_begins_with_the_smaller_one() -> None:
+    smaller, larger = rows("manta"), rows("chats")
+    assert len(larger) > len(smaller)
+    assert larger[: len(smaller)] == smaller
 
 
 def test_every_test_question_bears_a_mark_that_training_lacks() -> None:

@@ -19,21 +19,23 @@ from squeeze.demo.tokenizer import save_tokenizer, train_tokenizer
 from squeeze.demo.world import World, make_world
 
 PEOPLE = 24000
-ROWS = {"kmmlu_redux": 200, "kmmlu_pro": 200, "ko_longrag": 100, "manta": 4000}
+ROWS = {"kmmlu_redux": 200, "kmmlu_pro": 200, "ko_longrag": 100, "manta": 4000, "chats": 16000}
 
 
 def data_rows(world: World, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the five data sets, by name."""
+    """The rows of the five data sets, and more of the last one's kind as ``chats``, by name."""
 
     def rng(name: str) -> random.Random:
         return random.Random(f"{seed}-{name}")
 
+    chats = stream.manta_rows(world, rng("manta"), ROWS["chats"])
     return {
         "kmmlu_redux": questions.redux_rows(world, rng("redux"), ROWS["kmmlu_redux"]),
         "kmmlu_pro": questions.pro_rows(world, rng("pro"), ROWS["kmmlu_pro"]),
         "ko_longrag": passages.longrag_rows(rng("longrag"), ROWS["ko_longrag"]),
         "komt_bench": talk.komt_rows(rng("komt")),
-        "manta": stream.manta_rows(world, rng("manta"), ROWS["manta"]),
+        "manta": chats[: ROWS["manta"]],
+        "chats": chats,
     }
 
 
