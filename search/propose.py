@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.study import CONFIG, finished
 from spaces import Space
+from squeeze.errors import ConfigError
 from squeeze.target import Target
 
 ATTEMPTS = 50
@@ -25,7 +28,8 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     if name == "gp":
         return GPSampler(seed=seed)
     if name == "brute":
-        return BruteForceSampler(seed=seed)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            return BruteForceSampler(seed=seed)
     return TPESampler(seed=seed)
 
 
@@ -48,6 +52,7 @@ def next_trial(study: optuna.Study, space: Space, target: Target, sampler: str, 
 def _propose(study: optuna.Study, space: Space, target: Target, sampler: str, seed: int) -> Mapping[str, Any]:
     """Parameters from the sampler whose configuration has not been tried, unless ``ATTEMPTS`` in a row were.
 
+    Raises ConfigError when the sampler tries every configuration and none is left.
     The sampler works on a copy in memory: what it proposes in vain never becomes a trial of the study.
     """
     past = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
@@ -60,5 +65,10 @@ def _propose(study: optuna.Study, space: Space, target: Target, sampler: str, se
         config = space.suggest(trial, target)
         if config.key not in tried:
             break
+        if sampler == "brute":
+            raise ConfigError(
+                f"--trials must be at most the configurations of the space, which are all finished: "
+                f"{len(past)} trials; choose another sampler or space to go on"
+            )
         copy.tell(trial, state=TrialState.FAIL)
     return trial.params

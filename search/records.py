@@ -30,9 +30,10 @@ class TrialRecord(Record):
 
     number: Optuna's trial number. params: what the sampler chose. measurement: raw numbers, stored apart and
     not loaded with the record. baseline: key of the baseline's measurement that it was scored against.
-    bounds: rung -> the highest Score still possible after it. seconds: stage -> s. reason: why it was pruned
-    or failed; None when it was measured to the end. failure: its class. audit: why it would have been pruned,
-    had it not been drawn to be measured to the end all the same. audit_best: the best Score at that time.
+    bounds: rung -> the highest Score still possible after it. reached: rung -> s since measuring began.
+    seconds: stage -> s. reason: why it was pruned or failed; None when it was measured to the end. failure:
+    its class. audit: why it would have been pruned, had it not been drawn to be measured to the end all the
+    same. audit_best: the best Score at that time.
     """
 
     number: int
@@ -44,6 +45,7 @@ class TrialRecord(Record):
     score: Score | None = None
     baseline: str | None = None
     bounds: Mapping[str, float] = {}
+    reached: Mapping[str, float] = {}
     seconds: Mapping[str, float] = {}
     reason: str | None = None
     failure: FailureClass | None = None

@@ -64,6 +64,7 @@ class _Findings:
     measurement: Measurement | None = None
     score: Score | None = None
     bounds: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
     audit: str | None = None
     audit_best: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -121,7 +122,7 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     with contextlib.closing(bench.measure(out, log=log, tell=progress.tell)) as measurements:
         for measurement in measurements:
             found.measurement = measurement
-            found.seconds["measure"] = time.monotonic() - started
+            found.seconds["measure"] = found.reached[measurement.rung] = time.monotonic() - started
             if measurement.rung == "speed" and speed is None:
                 save_speed(plan.study, plan.baseline_key, found.config.shape_key, measurement)
             if measurement.complete:
@@ -161,6 +162,7 @@ def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) ->
         score=found.score,
         baseline=plan.baseline_key,
         bounds=found.bounds,
+        reached=found.reached,
         seconds=found.seconds,
         audit=found.audit,
         audit_best=found.audit_best,

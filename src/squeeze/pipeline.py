@@ -118,6 +118,7 @@ def _build(config: CompressionConfig, base: Path, out: Path, data: str, tell: Te
         seconds=seconds,
         notes=manifest.notes,
         cached=tuple(cached),
+        keys={name: key.output for name, key in keys.items()},
     )
 
 

@@ -27,7 +27,7 @@ class Artifact(Record):
 
     path: the folder. key: hash of its content. layers, width: decoder layers, intermediate_size.
     seconds: stage -> s. notes: what a stage wants remembered, e.g. ``{"gptq_fallbacks": 0}``. cached: stages
-    whose output was there already.
+    whose output was there already. keys: stage -> the key of its output.
     """
 
     path: Path
@@ -39,6 +39,7 @@ class Artifact(Record):
     seconds: Mapping[str, float] = {}
     notes: Mapping[str, Any] = {}
     cached: tuple[str, ...] = ()
+    keys: Mapping[str, str] = {}
 
 
 class Question(Record):

@@ -1,0 +1,68 @@
+"""A coarse grid over shape, scheme and distillation, small enough to be measured whole, for replays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from spaces import prune_quantize, quantize, recover
+from squeeze.config import CompressionConfig, DepthConfig, DistillConfig, QuantizeConfig, WidthConfig
+from squeeze.target import Target
+
+SHARES = (1.0, 0.875, 0.75, 0.625, 0.5)
+"""Of the layers and of the width."""
+
+
+def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
+    """Layers, width, a scheme rounded to nearest or none, and epochs of the teacher after pruning."""
+    decoder = target.decoder
+    layers = trial.suggest_categorical("layers", _steps(decoder.layers, 1))
+    depth = DepthConfig(layers=layers) if layers < decoder.layers else None
+    width = None
+    step = prune_quantize.width_step(decoder.width)
+    if step is not None:
+        neurons = trial.suggest_categorical("width", _steps(decoder.width, step))
+        width = WidthConfig(width=neurons) if neurons < decoder.width else None
+    scheme = trial.suggest_categorical("scheme", _schemes(target))
+    group = max(quantize.group_sizes(target), default=128) if scheme == "W4A16" else 128
+    part = QuantizeConfig(scheme=scheme, group_size=group) if scheme else None
+    distill = None
+    if depth or width:
+        epochs = trial.suggest_categorical("kd_epochs", list(recover.EPOCHS[target.device]))
+        if epochs:
+            distill = DistillConfig(
+                text=recover.TEXT[target.device], batch=recover.BATCH[target.device], epochs=epochs
+            )
+    return CompressionConfig(depth=depth, width=width, distill=distill, quantize=part)
+
+
+def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
+    """The same as of ``recover``, where the grid has them: each scheme as it is, and a little pruning."""
+    decoder = target.decoder
+    whole: dict[str, Any] = {"layers": decoder.layers}
+    narrow, fewer = dict(whole), {"layers": _steps(decoder.layers, 1)[1]}
+    step = prune_quantize.width_step(decoder.width)
+    if step is not None:
+        whole["width"] = fewer["width"] = decoder.width
+        narrow["width"] = _steps(decoder.width, step)[1]
+    epochs = recover.EPOCHS[target.device][-1]
+    schemes = _schemes(target)
+    eight = "W8A8" if "W8A8" in schemes else None
+    shapes = [fewer] if step is None else [narrow, fewer, {**fewer, **{"width": narrow["width"]}}]
+    pruned = [
+        {**shape, "scheme": scheme, "kd_epochs": epochs}
+        for scheme in dict.fromkeys((eight, None))
+        for shape in shapes
+    ]
+    return [*({**whole, "scheme": scheme} for scheme in schemes if scheme), *pruned]
+
+
+def _steps(whole: int, step: int) -> list[int]:
+    """The shares of a whole in steps, each once, the whole first."""
+    return list(dict.fromkeys(max(step, round(share * whole / step) * step) for share in SHARES))
+
+
+def _schemes(target: Target) -> list[Any]:
+    return [None, *(scheme for scheme in ("W8A8", "W4A16") if scheme in target.schemes())]
