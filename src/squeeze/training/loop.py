@@ -29,6 +29,7 @@ import torch  # noqa: TID253  only processes that train import this module
 from squeeze.config import Training, digest
 from squeeze.errors import CandidateError
 from squeeze.training import packed
+from squeeze.training.crew import Crew
 from squeeze.training.learner import Learner
 from squeeze.training.optimizer import Optimizer, make
 from squeeze.training.schedule import Schedule, cut_short, plan, rows_a_step, stalled
@@ -71,7 +72,7 @@ def fit(
     stage: for messages. key: see above. state: a folder for checkpoints, which later and longer trainings go
     on from; None: none are kept. Another process that trains with the same state and key is waited for.
     On a CPU the outcome is the same to the last bit whether the training was interrupted, or went on from
-    a shorter one, or not, as long as the number of threads is the same.
+    a shorter one, or not (for models of ``crew.SMALL`` parameters or more: with the same number of threads).
 
     Notes: steps, epochs (passes made), tokens and supervised (trained on), loss_first and loss_last (means of
     the first and last ten steps), validation_first, _best, _last, stopped_early, resumed_from (a step or
@@ -114,15 +115,19 @@ class _Run:
         self.schedule = self.planned
         self.progress = Progress()
         self.rows = rows_a_step(part, text.train.length)
+        self.crew = Crew(learner)
         self.told = self.saved = self.started = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         resumed = self._resume()
         begun = self.progress.step
         self.saved = self.started = time.monotonic()
-        self._trunk()
-        self._save("branch", force=True)
-        last = self._decay()
+        try:
+            self._trunk()
+            self._save("branch", force=True)
+            last = self._decay()
+        finally:
+            self.crew.close()
         spent = time.monotonic() - self.started
         if self.checkpoints:
             self.checkpoints.forget_decay(self.planned.steps)
@@ -158,14 +163,7 @@ class _Run:
         # generator's state to keep.
         torch.manual_seed(int(digest([self.part.text.seed, step]), 16) >> 1)
         picked = stream(len(train), self.part.text.seed, step * self.rows, self.rows)
-        batches = list(self._batches(train, picked))
-        count = max(1, sum(len(batch.labels) for batch in batches))
-        total = torch.zeros((), dtype=torch.float64, device=self.learner.device)
-        for batch in batches:
-            loss = self.learner.loss(batch) / count
-            loss.backward()
-            total += loss.detach()
-        value = float(total)
+        value = self.crew.gradients(packed.batches(train, picked, self.crew.tokens, self.learner.device))
         if not math.isfinite(value):
             self._diverged(f"the loss at step {step} is {value}")
         self.optimizer.step(self.schedule.learning_rate(step, self.part))
@@ -181,17 +179,10 @@ class _Run:
     @torch.no_grad()
     def _look(self, rows: Rows) -> float:
         self.learner.model.eval()
-        total = sum(float(self.learner.loss(batch)) for batch in self._batches(rows, range(len(rows))))
+        batches = packed.batches(rows, range(len(rows)), self.crew.tokens, self.learner.device)
+        total = self.crew.losses(batches)
         self.learner.model.train()
         return total / max(1, rows.supervised)
-
-    def _batches(self, rows: Rows, picked: Any) -> Iterator[packed.Batch]:
-        """Those rows, as many at a time as go through the model at once."""
-        device = self.learner.device
-        size = max(1, packed.at_once(self.learner.model, device) // rows.length)
-        chosen = list(picked)
-        for start in range(0, len(chosen), size):
-            yield packed.batch(rows, chosen[start : start + size], device)
 
     def _refuse_risen(self) -> None:
         looks = self.progress.looks

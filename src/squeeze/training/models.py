@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +35,17 @@ class Student:
 
 
 def device() -> str:
-    """Where training happens: ``cuda`` if there is one, else ``cpu``. Sets the threads of the latter."""
-    if torch.cuda.is_available():
-        return "cuda"
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    return "cpu"
+    """Where training happens: ``cuda`` if there is one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision(where: str) -> torch.dtype | None:
+    """The dtype of matrix products there: bfloat16 where the processor has instructions for it.
+
+    On a CPU that has them, products of the embedded model take a sixth of the time of 32-bit ones.
+    """
+    fast = where == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else None
 
 
 def load(folder: Path, part: Training) -> Student:
@@ -49,18 +54,15 @@ def load(folder: Path, part: Training) -> Student:
 
     where = device()
     model = load_model(folder, where)
-    device()  # loading a small model takes threads away, of which training can make use
-    parameters = dict(model.named_parameters())  # a tied head is named once
-    dtype = stored_in(sum(value.numel() for value in parameters.values()), where)
-    model.to(dtype)
+    model.to(stored_in(where))
     packed.attach(model)
     model.requires_grad_(True)
     if part.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if part.compile:
         compile_layers(model)
-    precision = torch.bfloat16 if where == "cuda" else None
-    return Student(model, dict(model.named_parameters()), where, precision)
+    parameters = dict(model.named_parameters())  # a tied head is named once
+    return Student(model, parameters, where, precision(where) if where == "cpu" else None)
 
 
 def load_frozen(folder: Path) -> Any:
@@ -69,7 +71,6 @@ def load_frozen(folder: Path) -> Any:
 
     where = device()
     model = load_model(folder, where)
-    device()
     model.to(torch.bfloat16 if where == "cuda" else torch.float32)
     return model
 

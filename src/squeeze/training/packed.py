@@ -8,6 +8,7 @@ CUDA it is one kernel for sequences of unequal length.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from squeeze.training.text import IGNORED, Rows
 from squeeze.versions import varlen_attention
 
 NAME = "squeeze_packed"
+_SHORT = 1024
+_NEVER = -1e9
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def attention(
     [1, tokens, heads, head_dim].
     """
     documents = attention_mask
+    # With 32-bit weights under autocast the norms of queries and keys give 32-bit floats, values stay 16-bit.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if documents.bounds is not None:
         out = varlen_attention(
             query[0].transpose(0, 1),
@@ -149,17 +154,41 @@ def attention(
     lengths = list(documents.lengths)
     parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
     outs = [
-        functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        _short(q, k, v, scaling)
+        if q.dtype == torch.bfloat16 and q.shape[2] <= _SHORT
+        else functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         for q, k, v in parts
     ]
     return torch.cat(outs, dim=2).transpose(1, 2), None
 
 
+def _short(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Causal attention of one short document by plain matrix products.
+
+    In bfloat16 on a CPU forward and backward take 0.4 to 0.6 of the time of torch's fused attention.
+    """
+    heads, length, width = query.shape[1:]
+    repeats = heads // key.shape[1]
+    keys, values = (states[0].repeat_interleave(repeats, 0) for states in (key, value))
+    later = torch.full((length, length), _NEVER, dtype=query.dtype).triu_(1)
+    scores = torch.baddbmm(
+        later.expand(heads, length, length), query[0] * (scaling or width**-0.5), keys.transpose(1, 2)
+    )
+    return (torch.softmax(scores, -1) @ values)[None]
+
+
 def at_precision(device: str, precision: torch.dtype | None) -> Any:
     """A context in which matrix products are made in that dtype; None leaves them in the weights'."""
-    return torch.autocast(device, precision or torch.bfloat16, enabled=precision is not None)
+    # No cache of cast weights: each is used once a pass, and threads would share the cache.
+    return torch.autocast(
+        device, precision or torch.bfloat16, enabled=precision is not None, cache_enabled=False
+    )
 
 
-def at_once(model: Any, device: str) -> int:
-    """Tokens that go through the model at a time."""
-    return 4096
+def batches(rows: Rows, picked: Iterable[int], tokens: int, device: str) -> list[Batch]:
+    """Those rows as batches of about ``tokens`` tokens, a row at least."""
+    size = max(1, tokens // rows.length)
+    chosen = list(picked)
+    return [batch(rows, chosen[at : at + size], device) for at in range(0, len(chosen), size)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,11 @@ class Live:
 def layer_outputs(model: Any, watch: Sequence[int], places: torch.Tensor) -> Iterator[list[torch.Tensor]]:
     """Collect the outputs of those decoder layers at those places, [places, hidden] each, in their order."""
     found: list[torch.Tensor] = []
+    thread = threading.get_ident()
 
     def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        found.append((output[0] if isinstance(output, tuple) else output)[0][places])
+        if threading.get_ident() == thread:  # the model may be at work for other batches too
+            found.append((output[0] if isinstance(output, tuple) else output)[0][places])
 
     layers = model.get_decoder().layers
     hooks = [layers[index].register_forward_hook(hook) for index in watch]
