@@ -44,7 +44,10 @@ def run(source: Path, part: DistillConfig, out: Path, context: Context) -> dict[
     teacher_key = content_key(context.base)
 
     def live() -> Live:
-        return Live(models.load_frozen(context.base), watched, student.precision)
+        model = models.load_frozen(context.base)
+        if part.compile:
+            models.compile_layers(model)
+        return Live(model, watched, student.precision)
 
     teacher: Teacher
     if part.teacher == "live":
