@@ -166,6 +166,7 @@ def result(
         "length",
         "micro_batch",
         "checkpointing",
+        "compile",
         "threads",
     )
     return out | {
@@ -218,7 +219,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="tokens of a step")
     parser.add_argument("--length", type=int, help="tokens of a packed row, and the longest conversation")
     parser.add_argument("--micro-batch", type=int, help="padded tokens of a micro-batch of TRL")
-    parser.add_argument("--threads", type=int, default=1, help="of each side on a CPU")
+    parser.add_argument("--threads", type=int, help="of each side on a CPU; default: all cores")
+    parser.add_argument("--peer-f32", dest="bf16", action="store_false", help="TRL in 32 bits on a CPU")
     parser.add_argument("--layers", type=int, default=28, help="of the student at the 1.2B shape")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in both")
     parser.add_argument(
@@ -234,6 +236,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.device = (
             "cuda" if Path("/proc/driver/nvidia").exists() or Path("/dev/nvidia0").exists() else "cpu"
         )
+    options.threads = options.threads or len(os.sched_getaffinity(0))
     small = options.device == "cpu" or options.tiny
     preset: dict[str, int] = (
         {"repeats": 5, "block": 2, "warmup": 2, "batch": 8192, "length": 1024, "micro_batch": 4096}

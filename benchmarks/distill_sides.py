@@ -124,6 +124,7 @@ def trl(options: SimpleNamespace) -> None:
     folder = Path(options.folder)
     gate = Gate(options.device)
     cuda = options.device == "cuda"
+    fast = cuda or (options.bf16 and torch.cpu._is_avx512_bf16_supported())
     plan = json.loads((folder / "plan.json").read_text())
     parts = [micro_batches(step, options.micro_batch) for step in plan]
     # A step takes a fixed number of micro-batches from the data set; a step with fewer gets smaller ones.
@@ -151,7 +152,7 @@ def trl(options: SimpleNamespace) -> None:
         lmbda=0.0,
         beta=0.0,
         temperature=1.0,
-        bf16=cuda,
+        bf16=fast,
         use_cpu=not cuda,
         gradient_checkpointing=options.checkpointing,
         optim="adamw_torch_fused",
@@ -190,7 +191,7 @@ def trl(options: SimpleNamespace) -> None:
             "micro_batches_per_step": most,
             "padded_tokens_per_token": round(padded / real, 3),
             "attention": student.config._attn_implementation,
-            "bf16_autocast": cuda,
+            "bf16_autocast": fast,
             "optimizer": "adamw_torch_fused",
         }
     )
@@ -214,6 +215,8 @@ def ours(options: SimpleNamespace) -> None:
     folder = Path(options.folder)
     gate = Gate(options.device)
     source = json.loads((folder / "source.json").read_text())
+    plan = json.loads((folder / "plan.json").read_text())
+    supervised = [sum(label != -100 for row in step for label in row["labels"]) for step in plan]
     part = DistillConfig(
         text=Calibration(source=source, samples=ALL, length=options.length),
         steps=options.steps + 50,  # the rate falls in the last one only, which is never reached
@@ -230,15 +233,19 @@ def ours(options: SimpleNamespace) -> None:
 
     def loss(self: Any, batch: Any) -> torch.Tensor:
         total = loss_of(self, batch)
-        if torch.is_grad_enabled():
-            heard.append((total.detach(), len(batch.labels)))
+        heard.append((total.detach(), len(batch.labels)))
         return total
 
     optimizers = set()
 
     def after(optimizer: Any, *_: Any) -> None:
         optimizers.add(f"{type(optimizer).__module__}.{type(optimizer).__name__}")
-        gate.losses.append(float(sum(total for total, _ in heard)) / sum(count for _, count in heard))
+        # The first step's come after those of a look at the text that is kept apart.
+        wanted, total, count = supervised[len(gate.losses)], 0.0, 0
+        while count < wanted:
+            part_total, labels = heard.pop()
+            total, count = total + float(part_total), count + labels
+        gate.losses.append(total / count)
         heard.clear()
         if not gate.begin_step():
             raise StopTraining
