@@ -16,7 +16,7 @@ from torch.nn import functional  # noqa: TID253
 from squeeze.config import Divergence
 
 _CHUNK = {"cpu": 1 << 25, "cuda": 1 << 26}
-"""Logits of a chunk: 128 MiB as 32-bit floats, of which a handful live at a time; a GPU wants larger products."""
+"""Logits of a chunk: 128 MiB or, for a GPU's larger products, 256 MiB as 32-bit floats; a handful live."""
 
 
 @dataclass(frozen=True)

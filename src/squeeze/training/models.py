@@ -78,8 +78,8 @@ def load_frozen(folder: Path) -> Any:
 def compile_layers(model: Any) -> None:
     """Have torch compile each decoder layer; they share the compiled code.
 
-    Whatever differs from batch to batch, the number of documents first of all, becomes a variable of that code
-    at the second batch; with ``dynamic=False`` every number of documents would be compiled for.
+    What differs from batch to batch, the number of documents, becomes a variable of that code at the second
+    batch; with ``dynamic=False`` every number of documents would be compiled for.
     """
     for layer in model.get_decoder().layers:
         layer.compile()
