@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -266,38 +265,26 @@ def unpacked_weight(stored: Mapping[str, Any], arguments: Mapping[str, Any]) -> 
     )
 
 
-def varlen_attention(query: Any, key: Any, value: Any, bounds: Any, longest: int, scale: float | None) -> Any:
-    """Causal attention inside each of several sequences that lie one after another, on CUDA.
+def varlen_kernel() -> Callable[..., Any] | None:
+    """torch's attention of sequences that lie one after another, causal, for 16-bit floats on CUDA.
 
-    query [tokens, heads, head_dim], key and value likewise with heads or fewer. bounds: int32
-    [sequences + 1]. Returns [tokens, heads, head_dim]. torch has a kernel for it from 2.10 on (for 16-bit
-    floats); else a mask of all tokens by all tokens is used, which is right but costs memory and time.
+    Call it with query [tokens, heads, head_dim], key and value likewise with heads or fewer, bounds (int32
+    [sequences + 1]), the length of the longest, and the scale. None before torch 2.10, which has none.
     """
-    import torch
-
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        varlen_attn = None
-    if varlen_attn is not None and query.dtype in (torch.float16, torch.bfloat16):
-        known = _parameters(varlen_attn)
-        causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-        if "enable_gqa" in known:
-            causal["enable_gqa"] = True
-        elif key.shape[1] != query.shape[1]:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    grouped = "enable_gqa" in known
+    if grouped:
+        causal["enable_gqa"] = True
+
+    def attention(query: Any, key: Any, value: Any, bounds: Any, longest: int, scale: float) -> Any:
+        if not grouped and key.shape[1] != query.shape[1]:
             repeats = query.shape[1] // key.shape[1]
             key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
         return varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, **causal)
-    places = torch.arange(query.shape[0], device=query.device)
-    document = torch.searchsorted(bounds[1:], places, right=True)
-    mask = (document[:, None] == document[None, :]) & (places[:, None] >= places[None, :])
-    states = [part.transpose(0, 1)[None] for part in (query, key, value)]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        *states, attn_mask=mask, scale=scale, enable_gqa=True
-    )
-    return out[0].transpose(0, 1)
 
-
-@lru_cache(maxsize=4)
-def _parameters(function: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
+    return attention

@@ -10,7 +10,7 @@ import torch
 from squeeze.errors import ConfigError
 from squeeze.training import packed
 from squeeze.training.text import IGNORED, Rows, pack
-from squeeze.versions import load_model, varlen_attention
+from squeeze.versions import load_model
 
 
 def some_rows(vocabulary: int = 512) -> tuple[Rows, list[list[int]]]:
@@ -49,7 +49,7 @@ def test_no_document_learns_from_another(tiny: Path) -> None:
 def test_the_masked_form_is_the_same_attention() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(12, 4, 8), torch.randn(12, 2, 8), torch.randn(12, 2, 8)
-    masked = varlen_attention(query, key, value, torch.tensor([0, 5, 12], dtype=torch.int32), 7, 0.3)
+    masked = packed.masked_attention(query, key, value, torch.tensor([0, 5, 12], dtype=torch.int32), 7, 0.3)
     documents = packed.Documents((5, 7), 7)
     states = (part.transpose(0, 1)[None] for part in (query, key, value))
     ours, _ = packed.attention(None, *states, documents, scaling=0.3)

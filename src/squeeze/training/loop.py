@@ -152,7 +152,7 @@ class _Run:
         while self.progress.step < self.schedule.steps:
             self._step()
             self._save("decay")
-        last = self._look(self.text.validation)
+        last: float = self._look(self.text.validation)
         if not math.isfinite(last):
             self._diverged(f"the loss at step {self.progress.step} is {last}")
         return last
@@ -176,7 +176,7 @@ class _Run:
                 {"stage": self.stage, "step": step + 1, "steps": self.schedule.steps, "loss": round(value, 4)}
             )
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def _look(self, rows: Rows) -> float:
         self.learner.model.eval()
         batches = packed.batches(rows, range(len(rows)), self.crew.tokens, self.learner.device)

@@ -81,6 +81,7 @@ def compile_layers(model: Any) -> None:
     What differs from batch to batch, the number of documents, becomes a variable of that code at the second
     batch; with ``dynamic=False`` every number of documents would be compiled for.
     """
+    torch._dynamo.config.recompile_limit = 64  # with and without gradients, student and teacher
     for layer in model.get_decoder().layers:
         layer.compile()
 

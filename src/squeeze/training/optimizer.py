@@ -37,7 +37,7 @@ class Optimizer:
     parameters: Mapping[str, torch.Tensor]
     masters: Mapping[str, torch.Tensor]
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, learning_rate: float) -> None:
         """Clip the gradients to a norm of 1, take a step, and forget them."""
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
@@ -67,7 +67,7 @@ class Optimizer:
                 found.update(_flat(f"{name}/{what}", value))
         return found
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put back what ``state`` gave, into an optimizer made in the same way.
 
@@ -102,7 +102,7 @@ def make(parameters: Mapping[str, torch.Tensor], device: str) -> Optimizer:
     package = eight_bit() if device != "cpu" and count >= LARGE else None
     common: dict[str, Any] = {"lr": 1e-3, "betas": BETAS, "weight_decay": 0.0}
     if package == "torchao":
-        from torchao.optim import AdamW8bit
+        from torchao.optim import AdamW8bit  # type: ignore[import-not-found]
 
         rounding = all(value.dtype == torch.bfloat16 for value in parameters.values())
         inner = AdamW8bit(list(parameters.values()), bf16_stochastic_round=rounding, **common)
@@ -116,7 +116,9 @@ def make(parameters: Mapping[str, torch.Tensor], device: str) -> Optimizer:
     values = list((masters or parameters).values())
     of = ", 32-bit masters" if masters else ""
     if package == "bitsandbytes":
-        from bitsandbytes.optim import AdamW8bit as BnbAdamW8bit
+        from bitsandbytes.optim import (  # type: ignore[import-not-found]
+            AdamW8bit as BnbAdamW8bit,
+        )
 
         return Optimizer(BnbAdamW8bit(values, **common), f"AdamW8bit (bitsandbytes{of})", parameters, masters)
     return Optimizer(

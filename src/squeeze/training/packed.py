@@ -18,9 +18,12 @@ from torch.nn import functional  # noqa: TID253
 
 from squeeze.errors import ConfigError
 from squeeze.training.text import IGNORED, Rows
-from squeeze.versions import varlen_attention
+from squeeze.versions import varlen_kernel
 
 NAME = "squeeze_packed"
+_KERNEL = varlen_kernel()
+_BOUNDS = 64
+"""The number of bounds is rounded up to a multiple of this, so that compiled code sees few shapes."""
 _SHORT = 1024
 _NEVER = -1e9
 
@@ -29,8 +32,8 @@ _NEVER = -1e9
 class Documents:
     """Where documents end in a flat run of tokens.
 
-    lengths: of each. longest: no document is longer. bounds: int32 [documents + 1] on the device, for kernels
-    that want it there; None on a CPU.
+    lengths: of each, on a CPU. longest: no document is longer. bounds: int32, where they begin and the last
+    one ends, on CUDA, the end repeated; None on a CPU.
     """
 
     lengths: tuple[int, ...]
@@ -58,7 +61,7 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Tokens of documents."""
-        return sum(self.documents.lengths)
+        return sum(sum(self.rows.lengths[index]) for index in self.indices)
 
 
 def batch(rows: Rows, indices: tuple[int, ...] | list[int], device: str) -> Batch:
@@ -83,12 +86,14 @@ def batch(rows: Rows, indices: tuple[int, ...] | list[int], device: str) -> Batc
 
     bounds = None
     if keep:
-        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        ends = np.full(-(-(len(lengths) + 1) // _BOUNDS) * _BOUNDS, sum(lengths), np.int32)
+        ends[: len(lengths) + 1] = np.concatenate([[0], np.cumsum(lengths)])  # the rest are empty
         bounds = torch.from_numpy(ends).to(device, non_blocking=True)
     return Batch(
         ids=there(np.concatenate(ids))[None],
         positions=there(positions)[None],
-        documents=Documents(tuple(lengths), rows.length, bounds),
+        # Compiled code would be compiled anew for each tuple of lengths.
+        documents=Documents(() if keep else tuple(lengths), rows.length, bounds),
         places=there(places),
         labels=there(flat[places]),
         rows=rows,
@@ -141,16 +146,12 @@ def attention(
     documents = attention_mask
     # With 32-bit weights under autocast the norms of queries and keys give 32-bit floats, values stay 16-bit.
     query, key = query.to(value.dtype), key.to(value.dtype)
+    scaling = scaling or query.shape[-1] ** -0.5
     if documents.bounds is not None:
-        out = varlen_attention(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            documents.bounds,
-            documents.longest,
-            scaling,
-        )
-        return out[None], None
+        states = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
+        kernel = _KERNEL if query.dtype in (torch.float16, torch.bfloat16) else None
+        attend = kernel or masked_attention
+        return attend(*states, documents.bounds, documents.longest, scaling)[None], None
     lengths = list(documents.lengths)
     parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
     outs = [
@@ -162,20 +163,33 @@ def attention(
     return torch.cat(outs, dim=2).transpose(1, 2), None
 
 
-def _short(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+def masked_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scale: float,
 ) -> torch.Tensor:
+    """The kernel's work by a mask of all tokens by all tokens: right everywhere, dear in time and memory."""
+    places = torch.arange(query.shape[0], device=query.device)
+    document = torch.searchsorted(bounds[1:], places, right=True)
+    mask = (document[:, None] == document[None, :]) & (places[:, None] >= places[None, :])
+    q, k, v = (states.transpose(0, 1)[None] for states in (query, key, value))
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+    return out[0].transpose(0, 1)
+
+
+def _short(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
     """Causal attention of one short document by plain matrix products.
 
     In bfloat16 on a CPU forward and backward take 0.4 to 0.6 of the time of torch's fused attention.
     """
-    heads, length, width = query.shape[1:]
+    heads, length = query.shape[1:3]
     repeats = heads // key.shape[1]
     keys, values = (states[0].repeat_interleave(repeats, 0) for states in (key, value))
     later = torch.full((length, length), _NEVER, dtype=query.dtype).triu_(1)
-    scores = torch.baddbmm(
-        later.expand(heads, length, length), query[0] * (scaling or width**-0.5), keys.transpose(1, 2)
-    )
+    scores = torch.baddbmm(later.expand(heads, length, length), query[0] * scaling, keys.transpose(1, 2))
     return (torch.softmax(scores, -1) @ values)[None]
 
 

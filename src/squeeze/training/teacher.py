@@ -53,7 +53,7 @@ class Live:
         self.watch = tuple(watch)
         self.precision = precision
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def answer(self, batch: Batch) -> Answer:
         """Its whole distribution."""
         with (
@@ -163,7 +163,7 @@ def keep(
     return as_tables(tensors), False
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _table(
     teacher: Live, rows: Rows, device: str, method: str, draws: int, temperature: float, seed: int
 ) -> dict[str, torch.Tensor]:
