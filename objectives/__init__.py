@@ -3,7 +3,8 @@
 An objective module has
 
 - ``score(measurement, baseline)``: the Score of a complete measurement;
-- ``optimistic(measurement, baseline)``: the highest value that a partial measurement could still reach.
+- ``optimistic(measurement, baseline)``: the highest value that a partial measurement could still reach;
+- ``estimate(measurement, baseline)``: what a partial measurement says so far, for samplers to learn from.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from squeeze.errors import ConfigError
-from squeeze.records import Measurement, Score
+from squeeze.records import Estimate, Measurement, Score
 
 
 class Objective(Protocol):
@@ -22,6 +23,8 @@ class Objective(Protocol):
     def score(self, measurement: Measurement, baseline: Measurement) -> Score: ...
 
     def optimistic(self, measurement: Measurement, baseline: Measurement) -> float: ...
+
+    def estimate(self, measurement: Measurement, baseline: Measurement) -> Estimate: ...
 
 
 def names() -> tuple[str, ...]:

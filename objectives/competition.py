@@ -12,9 +12,9 @@ from __future__ import annotations
 from math import inf, log, sqrt
 from statistics import NormalDist, variance
 
-from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile
+from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile, time_ratio
 from squeeze.errors import ConfigError
-from squeeze.records import Measurement, Pass, Score
+from squeeze.records import Estimate, Measurement, Pass, Score
 
 WEIGHTS = {"kmmlu_redux": 1 / 3, "kmmlu_pro": 1 / 3, "ko_longrag": 1 / 3}
 """Equal over the scored benchmarks; renormalised over those that a measurement has."""
@@ -111,6 +111,18 @@ def optimistic(measurement: Measurement, baseline: Measurement) -> float:
             count = sum(len(measurement.questions.get(name, ())) for name in WEIGHTS)
             ceiling = min(ceiling, ratio + t_quantile(0.975, max(1, count - 1)) * error)
     return max(0.5 * ceiling + 0.5 * (1 - _least_ratio(measurement, baseline)), 0.0)
+
+
+def estimate(measurement: Measurement, baseline: Measurement) -> Estimate:
+    """PerfNorm on the questions asked so far, SpeedNorm over the passes, or over the probe before any."""
+    passes, reference = measurement.passes, measurement.reference
+    if not passes:
+        passes, reference = measurement.probe, measurement.probe_reference
+    ratio, _, _ = time_ratio(passes, reference or baseline.passes)
+    if not measurement.questions:
+        return Estimate(speed_norm=1 - ratio)
+    perf_norm, error = paired_perf(measurement, baseline, WEIGHTS)
+    return Estimate(speed_norm=1 - ratio, perf_norm=perf_norm, perf_error=error)
 
 
 def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from squeeze.config import CompressionConfig
 from squeeze.errors import ConfigError, FailureClass, SetupError
-from squeeze.records import Artifact, Measurement, Record, Score
+from squeeze.records import Artifact, Estimate, Measurement, Record, Score
 
 STUDIES = Path("studies")
 MODELS = Path("models")
@@ -28,12 +28,12 @@ State = Literal["complete", "pruned", "failed"]
 class TrialRecord(Record):
     """All that is known of a finished trial.
 
-    number: Optuna's trial number. params: what the sampler chose. measurement: raw numbers, stored apart and
-    not loaded with the record. baseline: key of the baseline's measurement that it was scored against.
-    bounds: rung -> the highest Score still possible after it. reached: rung -> s since measuring began.
-    seconds: stage -> s. reason: why it was pruned or failed; None when it was measured to the end. failure:
-    its class. audit: why it would have been pruned, had it not been drawn to be measured to the end all the
-    same. audit_best: the best Score at that time.
+    number: Optuna's trial number. params: what the sampler chose. measurement: raw numbers, stored apart
+    and not loaded with the record. baseline: key of the baseline's measurement that it was scored against.
+    bounds: rung -> the highest Score still possible after it. estimates: rung -> what it said. reached:
+    rung -> s since measuring began. seconds: stage -> s. reason: why it was pruned or failed; None when it
+    was measured to the end. failure: its class. audit: why it would have been pruned, had it not been drawn
+    to be measured to the end all the same. audit_best: the best Score at that time.
     """
 
     number: int
@@ -45,6 +45,7 @@ class TrialRecord(Record):
     score: Score | None = None
     baseline: str | None = None
     bounds: Mapping[str, float] = {}
+    estimates: Mapping[str, Estimate] = {}
     reached: Mapping[str, float] = {}
     seconds: Mapping[str, float] = {}
     reason: str | None = None

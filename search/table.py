@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from search.records import TrialRecord
 from squeeze.decoder import Decoder, read_config
 from squeeze.errors import ConfigError
-from squeeze.records import Record
+from squeeze.records import Estimate, Record
 from squeeze.target import Target
 
 
@@ -22,9 +22,9 @@ class Row(Record):
 
     params: what a sampler asked for. key, shape: of the configuration and of its shape. score: its Score,
     with perf_norm, speed_norm, low, high; None for a candidate that failed. bounds: rung -> the highest
-    Score still possible after it. reached: rung -> s since measuring began. stages: key of each stage's
-    output -> s to make it. shape_s: to build its shape the cheapest way and probe it; 0 where the model
-    itself is that.
+    Score still possible after it. estimates: rung -> what it said. reached: rung -> s since measuring
+    began. stages: key of each stage's output -> s to make it. shape_s: to build its shape the cheapest way
+    and probe it; 0 where the model itself is that.
     """
 
     params: Mapping[str, Any]
@@ -36,6 +36,7 @@ class Row(Record):
     perf_norm: float | None
     speed_norm: float | None
     bounds: Mapping[str, float]
+    estimates: Mapping[str, Estimate]
     reached: Mapping[str, float]
     stages: Mapping[str, float]
     shape_s: float
@@ -117,6 +118,7 @@ def make_rows(records: list[TrialRecord]) -> tuple[Row, ...]:
             perf_norm=score.perf_norm if score else None,
             speed_norm=score.speed_norm if score else None,
             bounds=record.bounds,
+            estimates=record.estimates,
             reached=record.reached,
             stages={key: seconds[key] for key in (record.artifact.keys if record.artifact else {}).values()},
             shape_s=probes[record.config.shape_key] if record.config.untrained != record.config else 0.0,

@@ -23,7 +23,7 @@ from squeeze.cache import Cache
 from squeeze.config import CompressionConfig
 from squeeze.errors import CandidateError
 from squeeze.pipeline import build_in_child
-from squeeze.records import Artifact, Measurement, Score
+from squeeze.records import Artifact, Estimate, Measurement, Score
 from squeeze.target import Target
 
 BUILD_DEADLINE_S = 3600.0
@@ -64,6 +64,7 @@ class _Findings:
     measurement: Measurement | None = None
     score: Score | None = None
     bounds: dict[str, float] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
     reached: dict[str, float] = field(default_factory=dict)
     audit: str | None = None
     audit_best: float | None = None
@@ -140,6 +141,7 @@ def _hopeless(
     """Report the highest Score still possible. Returns why the trial ends, or None when it goes on."""
     bound = plan.objective.optimistic(measurement, plan.baseline)
     found.bounds[rung] = bound
+    found.estimates[rung] = plan.objective.estimate(measurement, plan.baseline)
     trial.report(bound, RUNGS.index(rung))
     if found.audit is not None or not trial.should_prune():
         return None
@@ -162,6 +164,7 @@ def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) ->
         score=found.score,
         baseline=plan.baseline_key,
         bounds=found.bounds,
+        estimates=found.estimates,
         reached=found.reached,
         seconds=found.seconds,
         audit=found.audit,

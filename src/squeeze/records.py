@@ -138,6 +138,14 @@ class Measurement(Record):
         return sum(question.tokens for question in asked) / turns if turns else 0.0
 
 
+class Estimate(Record):
+    """What a partial measurement says so far. perf_norm with its standard error; None before any question."""
+
+    speed_norm: float
+    perf_norm: float | None = None
+    perf_error: float | None = None
+
+
 class Score(Record):
     """What a measurement is worth: higher is better.
 

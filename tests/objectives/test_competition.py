@@ -189,3 +189,14 @@ def test_a_candidate_that_talks_more_than_the_baseline_is_not_judged_by_the_prob
     wordy = slow.model_copy(update={"passes": passes(4e-4, 4e-4, tokens=2000)})
     assert competition.optimistic(slow, base) < 0.2
     assert competition.optimistic(wordy, base) > 1.0
+
+
+def test_an_estimate_tells_speed_at_once_and_quality_after_the_first_questions() -> None:
+    base = measurement({"kmmlu_redux": half(80, 100)}, 2e-4, 2e-4)
+    speed = measurement({}, 1.5e-4, 1.5e-4, reference=(2e-4, 2e-4), rung="speed")
+    assert competition.estimate(speed, base).speed_norm == pytest.approx(0.25)
+    assert competition.estimate(speed, base).perf_norm is None
+    block = measurement({"kmmlu_redux": half(15, 25)}, 1.5e-4, reference=(2e-4,), rung="block")
+    found = competition.estimate(block, base)
+    assert (found.perf_norm, found.speed_norm) == (pytest.approx(0.6), pytest.approx(0.25))
+    assert found.perf_error is not None and 0 < found.perf_error < 0.2

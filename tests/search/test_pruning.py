@@ -12,7 +12,7 @@ from search.records import TrialRecord, audits
 from search.trial import Plan, _Findings, _hopeless
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
-from squeeze.records import Measurement
+from squeeze.records import Estimate, Measurement
 from squeeze.target import Target
 
 
@@ -49,6 +49,10 @@ class Hopeless:
     @staticmethod
     def optimistic(measurement: Measurement, baseline: Measurement) -> float:
         return 0.3
+
+    @staticmethod
+    def estimate(measurement: Measurement, baseline: Measurement) -> Estimate:
+        return Estimate(speed_norm=-0.4)
 
 
 @pytest.mark.parametrize("audit", [0.0, 1.0])

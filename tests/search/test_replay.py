@@ -116,6 +116,7 @@ def test_a_hopeless_trial_costs_what_it_cost_until_it_was_stopped() -> None:
     study.add_trial(optuna.trial.create_trial(value=0.6))
     row = Row(
         params={}, key="k", shape="s", score=0.5, low=0.5, high=0.5, perf_norm=1.0, speed_norm=0.0,
+        estimates={},
         bounds={"shape": 0.7, "speed": 0.65, "block": 0.55, "rest": 0.5},
         reached={"speed": 3.0, "block": 5.0, "rest": 8.0, "repeats": 15.0},
         stages={"d": 20.0, "q": 1.0}, shape_s=6.0,
