@@ -33,7 +33,6 @@ def run(source: Path, part: FinetuneConfig, out: Path, context: Context) -> dict
 
     text = prepare(source, part.text, context.data)
     model = models.load_frozen(source).requires_grad_(False)
-    device = models.device()
     packed.attach(model)
     torch.manual_seed(part.text.seed)  # the adapters' first weights
     adapted = _adapt(model, part)
@@ -43,7 +42,7 @@ def run(source: Path, part: FinetuneConfig, out: Path, context: Context) -> dict
     if part.compile:
         models.compile_layers(model)
     notes = fit(
-        Learner(model, trainable, precision=torch.bfloat16 if device == "cuda" else None),
+        Learner(model, trainable, precision=models.precision(models.device())),
         part,
         text,
         stage="finetune",

@@ -35,8 +35,6 @@ def run(source: Path, part: TuneNormsConfig, out: Path, context: Context) -> dic
     kl_after (nats a token, on that text, with the norms as they are written), taken, norms (how many), and
     those of ``training.loop.fit``.
     """
-    import torch
-
     from squeeze.stages import dequantized
     from squeeze.training import models, packed
     from squeeze.training.learner import Learner
@@ -47,10 +45,11 @@ def run(source: Path, part: TuneNormsConfig, out: Path, context: Context) -> dic
     text = prepare(source, part.text, context.data)
     device = models.device()
     model = dequantized.load(source, device)
-    models.device()  # loading a small model takes threads away
-    precision = torch.bfloat16 if device == "cuda" else None
+    precision = models.precision(device)
     if device == "cpu":
         model.float()
+        if any(isinstance(module, dequantized.RoundedLinear) for module in model.modules()):
+            precision = None  # bfloat16's own rounding would drown what 8 bits do
     packed.attach(model)
     norms = {name: value for name, value in model.named_parameters() if name.endswith(NORMS)}
     stored = {name: value for name, value in dequantized.read(source).items() if name in norms}
