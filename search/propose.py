@@ -7,15 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from search.modelled import Observation, expected_gain
 from search.study import CONFIG, finished
 from spaces import Space
 from squeeze.errors import ConfigError
 from squeeze.target import Target
+
+CANDIDATES = 400
+"""Random configurations among which the model chooses."""
+
+ENOUGH = 3
+"""Trials whose quality is known before a model is fitted."""
 
 ATTEMPTS = 50
 """Proposals of the sampler before a configuration is measured again."""
@@ -57,6 +65,10 @@ def _propose(study: optuna.Study, space: Space, target: Target, sampler: str, se
     """
     past = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     tried = {trial.user_attrs.get(CONFIG) for trial in past}
+    if sampler == "modelled":
+        if params := _promising(past, tried, space, target, seed):
+            return params
+        sampler = "tpe"
     copy = optuna.create_study(direction=StudyDirection.MAXIMIZE)
     copy.add_trials(past)
     for attempt in range(ATTEMPTS):
@@ -72,3 +84,29 @@ def _propose(study: optuna.Study, space: Space, target: Target, sampler: str, se
             )
         copy.tell(trial, state=TrialState.FAIL)
     return trial.params
+
+
+def _promising(
+    past: list[FrozenTrial], tried: set[Any], space: Space, target: Target, seed: int
+) -> Mapping[str, Any] | None:
+    """The parameters of largest expected improvement among random ones; None while too little is known."""
+    seen = [Observation.of(trial) for trial in past]
+    best = max((trial.value for trial in past if trial.value is not None), default=None)
+    if best is None or sum(one.quality is not None for one in seen) < ENOUGH:
+        return None
+    draws = optuna.create_study(sampler=RandomSampler(seed=seed))
+    candidates: dict[str, Mapping[str, Any]] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    for _ in range(CANDIDATES):
+        trial = draws.ask()
+        key = space.suggest(trial, target).key
+        if key not in tried:
+            candidates[key] = trial.params
+        distributions.update(trial.distributions)
+    for known in past:
+        distributions.update(known.distributions)
+    if not candidates:
+        return None
+    params = list(candidates.values())
+    gain = expected_gain(seen, params, distributions, best, seed)
+    return params[int(gain.argmax())]

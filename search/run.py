@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from search.trial import Plan
     from squeeze.bench.measure import Bench
 
-SAMPLERS = ("tpe", "random", "gp", "brute")
-"""Optuna's tree-structured Parzen estimator, random, Gaussian process, and every configuration in turn."""
+SAMPLERS = ("tpe", "modelled", "random", "gp", "brute")
+"""Optuna's tree-structured Parzen estimator; our model of quality and speed apart; random; Optuna's Gaussian
+process; every configuration in turn."""
 
 FAILURES_IN_A_ROW = 3
 """So many failures of the machine, one after the other, end the search."""

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.keep import delete_others
+from search.modelled import QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
 from search.records import TrialRecord, load_trials, model_folder, save_trial
 from search.study import CONFIG, RETRY_OF, add_to_mirror, is_abandoned, requeue
@@ -96,6 +97,11 @@ def _attributes(record: TrialRecord) -> dict[str, str | float]:
         attributes["failure"] = record.failure
     if record.artifact:
         attributes["size_mb"] = round(record.artifact.size_bytes / 1e6, 1)
+    if record.estimates:
+        said = list(record.estimates.values())[-1]
+        attributes[SPEED] = said.speed_norm
+        if said.perf_norm is not None and said.perf_error is not None:
+            attributes |= {QUALITY: said.perf_norm, QUALITY_ERROR: said.perf_error}
     if record.score:
         attributes["PerfNorm"] = record.score.perf_norm
         attributes["SpeedNorm"] = record.score.speed_norm

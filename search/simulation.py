@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from search.propose import make_sampler
+from search.modelled import QUALITY, QUALITY_ERROR, SPEED
+from search.propose import make_sampler, next_trial
 from search.pruning import RUNGS, OptimisticPruner
+from search.study import CONFIG
 from search.table import Row, Table
 from spaces import grid
 from squeeze.records import Record
 
-SAMPLERS = ("random", "tpe", "gp", "seeds", "group")
-"""Optuna's random, TPE and GP; the recipes and then random; TPE multivariate and group, as Olive has it."""
+SAMPLERS = ("random", "tpe", "gp", "seeds", "group", "ours")
+"""Optuna's random, TPE and GP; the recipes and then random; TPE multivariate and group, as Olive has it; and
+what ``search.run`` does."""
 
 
 class Replay(Record):
@@ -46,10 +50,12 @@ def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
     best, spent, pruned = 0.0, 0.0, 0
     regret, seconds = [], []
     for _ in range(trials):
-        trial = study.ask()
+        trial = next_trial(study, grid, target, "modelled", seed) if sampler == "ours" else study.ask()
         row = rows[grid.suggest(trial, target).key]
         cost, reached = _run(trial, row, made)
         spent += cost
+        for name, said in _said(row, trial).items():
+            trial.set_user_attr(name, said)
         if reached and row.score is not None:
             study.tell(trial, row.score)
             best = max(best, row.score)
@@ -80,6 +86,18 @@ def _run(trial: optuna.Trial, row: Row, made: set[str]) -> tuple[float, bool]:
         if rung in row.bounds and _stopped(trial, rung, row.bounds):
             return spent + row.reached[rung], False
     return spent + max(row.reached.values(), default=0.0), True
+
+
+def _said(row: Row, trial: optuna.Trial) -> dict[str, Any]:
+    """The attributes that the search would have given the trial."""
+    steps = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    told = [row.estimates[rung] for step, rung in enumerate(RUNGS) if step in steps]
+    said: dict[str, Any] = {CONFIG: row.key}
+    if told:
+        said[SPEED] = told[-1].speed_norm
+        if told[-1].perf_norm is not None:
+            said |= {QUALITY: told[-1].perf_norm, QUALITY_ERROR: told[-1].perf_error}
+    return said
 
 
 def _stopped(trial: optuna.Trial, rung: str, bounds: Mapping[str, float]) -> bool:
