@@ -10,6 +10,7 @@ from typing import Any
 import torch  # noqa: TID253  only processes that train import this module
 
 from squeeze.training.learner import Learner
+from squeeze.training.optimizer import LARGE, eight_bit
 from squeeze.training.packed import Batch
 
 SMALL = 100_000_000
@@ -24,8 +25,11 @@ _TOKENS = 1024
 _TOKENS_CUDA = 8192
 _CUDA_SHARE = 0.5
 _BYTES = 34
-"""Bytes of activations that a token leaves in a layer for each unit of its width, in 16 bits; halved without
-the feed-forward's, which are counted apart. An estimate, on the safe side."""
+"""Bytes of activations that a token leaves in a layer for each unit of its width, in 16 bits; those
+of the feed-forward are counted apart. An estimate, on the safe side."""
+
+_OWED = {"torchao": 4, "bitsandbytes": 8, None: 14}
+"""Bytes a trained parameter costs from the first step on, by the package whose optimizer is used."""
 
 
 class Crew:
@@ -98,10 +102,11 @@ def _tokens(learner: Learner) -> int:
     if learner.device != "cuda":
         return 4 * _TOKENS
     free, _ = torch.cuda.mem_get_info()
-    # The optimizer's state and the gradients are yet to come.
-    owed = sum(value.numel() for value in learner.trainable.values()) * 14
+    # The gradients and the optimizer's state are yet to come.
+    count = sum(value.numel() for value in learner.trainable.values())
+    owed = count * _OWED[eight_bit() if count >= LARGE else None]
     config = learner.model.config
-    layers = 2 if learner.model.is_gradient_checkpointing else config.num_hidden_layers
+    layers = 4 if learner.model.is_gradient_checkpointing else config.num_hidden_layers
     each = layers * (_BYTES * config.hidden_size + 10 * config.intermediate_size)
     fits = int(max(0, _CUDA_SHARE * (free - owed)) // each)
     return max(1, min(_TOKENS_CUDA, fits))

@@ -114,6 +114,7 @@ class _Run:
         self.planned = plan(part, len(text.train), text.train.length)
         self.schedule = self.planned
         self.progress = Progress()
+        self.found: int | None = None
         self.rows = rows_a_step(part, text.train.length)
         self.crew = Crew(learner)
         self.told = self.saved = self.started = time.monotonic()
@@ -218,6 +219,7 @@ class _Run:
             except (KeyError, RuntimeError):
                 continue  # of another optimizer's making
             self.progress = Progress(facts["step"], list(facts["losses"]), list(facts["looks"]))
+            self.found = self.progress.step if facts["kind"] == "branch" else None
             if facts["kind"] == "decay":
                 self.schedule = Schedule(facts["steps"], facts["branch"])
             return self.progress.step
@@ -226,6 +228,8 @@ class _Run:
     def _save(self, kind: str, force: bool = False) -> None:
         if self.checkpoints is None or not (force or time.monotonic() - self.saved >= CHECKPOINT_S):
             return
+        if kind == "branch" and self.progress.step == self.found:
+            return  # it is there already: never replace what a kill now would lose
         if kind == "branch" and self.progress.step > self.schedule.branch:
             return  # resumed in the decay
         tensors = {f"parameter:{name}": value for name, value in self.learner.trainable.items()}
