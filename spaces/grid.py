@@ -33,7 +33,11 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
         epochs = trial.suggest_categorical("kd_epochs", list(recover.EPOCHS[target.device]))
         if epochs:
             distill = DistillConfig(
-                text=recover.TEXT[target.device], batch=recover.BATCH[target.device], epochs=epochs
+                text=recover.TEXT[target.device],
+                batch=recover.BATCH[target.device],
+                epochs=epochs,
+                learning_rate=2e-4,
+                temperature=recover.TEMPERATURE,
             )
     return CompressionConfig(depth=depth, width=width, distill=distill, quantize=part)
 
