@@ -35,6 +35,7 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
             distill = DistillConfig(
                 text=recover.TEXT[target.device],
                 batch=recover.BATCH[target.device],
+                warmup=recover.WARMUP[target.device],
                 epochs=epochs,
                 learning_rate=2e-4,
                 temperature=recover.TEMPERATURE,

@@ -29,6 +29,9 @@ TEXT = {
 BATCH = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a step."""
 
+WARMUP = {"cpu": 4, "cuda": 20}
+"""Steps until the learning rate is reached."""
+
 TEMPERATURE = 2.0
 """Of distillation; at equal tokens it recovered more of the embedded model than 1."""
 
@@ -43,22 +46,24 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
     nothing is distilled, norms are tuned only after quantization.
     """
     config = prune_quantize.suggest(trial, target)
-    text, batch = TEXT[target.device], BATCH[target.device]
+    common: dict[str, Any] = {
+        "text": TEXT[target.device],
+        "batch": BATCH[target.device],
+        "warmup": WARMUP[target.device],
+    }
     distill = finetune = tune_norms = None
     if config.depth or config.width:
         epochs = trial.suggest_categorical("kd_epochs", list(EPOCHS[target.device]))
         if epochs:
             rate = trial.suggest_float("kd_learning_rate", 5e-5, 5e-4, log=True)
-            distill = DistillConfig(
-                text=text, epochs=epochs, learning_rate=rate, batch=batch, temperature=TEMPERATURE
-            )
+            distill = DistillConfig(epochs=epochs, learning_rate=rate, temperature=TEMPERATURE, **common)
     if distill is None:
         rank = trial.suggest_categorical("lora_rank", list(RANKS))
         if rank:
             rate = trial.suggest_float("lora_learning_rate", 2e-5, 1e-3, log=True)
-            finetune = FinetuneConfig(text=text, rank=rank, learning_rate=rate, batch=batch)
+            finetune = FinetuneConfig(rank=rank, learning_rate=rate, **common)
     if config.quantize and trial.suggest_categorical("tune_norms", [False, True]):
-        tune_norms = TuneNormsConfig(text=text, batch=batch)
+        tune_norms = TuneNormsConfig(**common)
     return config.model_copy(update={"distill": distill, "finetune": finetune, "tune_norms": tune_norms})
 
 
