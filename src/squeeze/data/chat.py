@@ -15,8 +15,9 @@ _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
     "system": "system",
 }  # fmt: skip
-_LOOKED_AT = 16
-"""Rows that are looked at for each sample that is asked for: the set has a million."""
+_LOOKED_AT = 2
+_LEAST = 4000
+"""Rows that are looked at for each sample that is asked for, and at least: the set has a million."""
 
 
 def calibration_tokens(folder: Path, calibration: Calibration, data: str) -> list[list[int]]:
@@ -34,7 +35,7 @@ def calibration_tokens(folder: Path, calibration: Calibration, data: str) -> lis
         special = set(tokenizer.all_special_ids)
         plain = [token for token in range(len(tokenizer)) if token not in special]
         return [chance.choices(plain, k=calibration.length) for _ in range(calibration.samples)]
-    rows = list(_rows(calibration, data))
+    rows = list(source_rows(calibration, data))
     chance.shuffle(rows)
     samples: list[list[int]] = []
     for row in rows:
@@ -108,8 +109,9 @@ def source_key(calibration: Calibration, data: str) -> str:
     return digest([calibration.model_dump(mode="json"), content])
 
 
-def _rows(calibration: Calibration, data: str) -> Sequence[Mapping[str, Any]]:
-    limit = max(4096, _LOOKED_AT * calibration.samples)
+def source_rows(calibration: Calibration, data: str) -> Sequence[Mapping[str, Any]]:
+    """The first rows of a source, enough to draw the samples from. Raises ConfigError for a wrong source."""
+    limit = max(_LEAST, _LOOKED_AT * calibration.samples)
     if calibration.source == "manta":
         return load_rows("manta", data, limit)
     check_source(calibration, data)

@@ -97,11 +97,11 @@ def prepare(folder: Path, text: Calibration, data: str) -> Text:
     sets. One row in 20 (1 to 64 rows) is kept apart. The same arguments give the same rows.
     Raises ConfigError when fewer than two rows come out: there is nothing to keep apart then.
     """
-    from squeeze.data.chat import _rows, conversation
+    from squeeze.data.chat import conversation, source_rows
     from squeeze.versions import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    rows = list(_rows(text, data))
+    rows = list(source_rows(text, data))
     chance = random.Random(text.seed)
     chance.shuffle(rows)
     found = (messages for row in rows if (messages := conversation(row)) is not None)
