@@ -167,6 +167,7 @@ def result(
         "micro_batch",
         "checkpointing",
         "compile",
+        "memory",
         "threads",
     )
     return out | {
@@ -219,8 +220,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="tokens of a step")
     parser.add_argument("--length", type=int, help="tokens of a packed row, and the longest conversation")
     parser.add_argument("--micro-batch", type=int, help="padded tokens of a micro-batch of TRL")
-    parser.add_argument("--threads", type=int, help="of each side on a CPU; default: all cores")
+    parser.add_argument("--threads", type=int, default=1, help="of each side on a CPU")
     parser.add_argument("--peer-f32", dest="bf16", action="store_false", help="TRL in 32 bits on a CPU")
+    parser.add_argument("--memory", type=float, help="GiB of a smaller GPU that is to be imitated")
     parser.add_argument("--layers", type=int, default=28, help="of the student at the 1.2B shape")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in both")
     parser.add_argument(
@@ -236,17 +238,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.device = (
             "cuda" if Path("/proc/driver/nvidia").exists() or Path("/dev/nvidia0").exists() else "cpu"
         )
-    options.threads = options.threads or len(os.sched_getaffinity(0))
     small = options.device == "cpu" or options.tiny
     preset: dict[str, int] = (
-        {"repeats": 5, "block": 2, "warmup": 2, "batch": 8192, "length": 1024, "micro_batch": 4096}
+        {"repeats": 5, "block": 2, "warmup": 2, "batch": 8192, "length": 1024, "micro_batch": 2048}
         if small
         else {"repeats": 5, "block": 3, "warmup": 3, "batch": 32768, "length": 2048, "micro_batch": 8192}
     )
     if options.quick:
         preset |= {"repeats": 2, "block": 1, "warmup": 1}
     if options.quick and small:
-        preset |= {"batch": 2048, "micro_batch": 2048}
+        preset |= {"batch": 1024, "micro_batch": 1024}
     for key, value in preset.items():
         if getattr(options, key) is None:
             setattr(options, key, value)

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch  # noqa: TID253  the parent does not import this module
-from distill_text import ALL, halved, micro_batches, prepare
+from distill_text import halved, micro_batches, prepare
 
 PEAK_TFLOPS = {"NVIDIA H200": 989.0, "NVIDIA H100 80GB HBM3": 989.0, "NVIDIA L4": 121.0}
 """Dense bf16 of the datasheets, by the name that the driver gives."""
 
-LEARNING_RATE = 1e-5
+LEARNING_RATE = 1e-6
 """Small: with random weights the losses of both must stay comparable over all steps."""
 
 
@@ -102,6 +102,14 @@ def peak_flops(device: str) -> float | None:
         return None
     tera = PEAK_TFLOPS.get(torch.cuda.get_device_name())
     return tera * 1e12 if tera else None
+
+
+def imitate(gib: float) -> None:
+    """Have this GPU no more memory than that: allocations beyond fail, and what asks is told so."""
+    limit = int(gib * 2**30)
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(limit / whole)
+    torch.cuda.mem_get_info = lambda *_: (limit - torch.cuda.memory_reserved(), limit)
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -214,11 +222,11 @@ def ours(options: SimpleNamespace) -> None:
 
     folder = Path(options.folder)
     gate = Gate(options.device)
-    source = json.loads((folder / "source.json").read_text())
     plan = json.loads((folder / "plan.json").read_text())
     supervised = [sum(label != -100 for row in step for label in row["labels"]) for step in plan]
+    del plan
     part = DistillConfig(
-        text=Calibration(source=source, samples=ALL, length=options.length),
+        text=Calibration.model_validate_json((folder / "text.json").read_text()),
         steps=options.steps + 50,  # the rate falls in the last one only, which is never reached
         learning_rate=LEARNING_RATE,
         batch=options.batch,
@@ -267,6 +275,8 @@ if __name__ == "__main__":
     name, settings_file = sys.argv[1:]
     settings = SimpleNamespace(**json.loads(Path(settings_file).read_text()))
     sides: dict[str, Callable[[SimpleNamespace], None]] = {"ours": ours, "trl": trl}
+    if settings.memory and settings.device == "cuda":
+        imitate(settings.memory)
     if name == "prepare":
         gate = Gate(settings.device)
         sys.stdin.readline()

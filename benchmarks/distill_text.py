@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-ALL = 1_000_000
-"""Conversations: as many as there are."""
+
+def samples(options: SimpleNamespace, small: bool) -> int:
+    """Conversations to ask for: enough for the steps, as what is read and not used costs memory too."""
+    return max(64, options.batch * options.steps // 100) if small else 1_000_000
 
 
 def prepare(options: SimpleNamespace) -> dict[str, Any]:
@@ -38,14 +40,14 @@ def prepare(options: SimpleNamespace) -> dict[str, Any]:
         random_models(teacher, student, options.layers)
         source = str(long_conversations(folder / "conversations.jsonl", options))
     rows_a_step = options.batch // options.length
-    calibration = Calibration(source=source, samples=ALL, length=options.length)
+    calibration = Calibration(source=source, samples=samples(options, small), length=options.length)
     rows = text.prepare(teacher, calibration, str(DATA_DIR)).train
     order = text.stream(len(rows), calibration.seed, 0, rows_a_step * options.steps)
     steps = [order[at : at + rows_a_step] for at in range(0, len(order), rows_a_step)]
     plan = [documents(rows.pick(step)) for step in steps]
     (folder / "plan.json").write_text(json.dumps(plan))
     rows = rows.pick(order)
-    (folder / "source.json").write_text(json.dumps(source))
+    (folder / "text.json").write_text(calibration.model_dump_json())
     lengths = sorted(length for row in rows.lengths for length in row)
     shapes = [Decoder.read(path) for path in (teacher, student)]
     return {
