@@ -23,6 +23,7 @@ from search.records import (
     study_folder,
     write_whole,
 )
+from search.speeds import Speeds
 from search.study import default_storage, open_study
 from search.trial import Plan
 from squeeze.bench.measure import Bench
@@ -80,6 +81,7 @@ class Search:
                     target=self.target,
                     baseline=baseline,
                     baseline_key=key,
+                    speeds=Speeds.load(self.name, key, baseline, self.target.decoder),
                     audit=self.audit,
                     seed=self.seed,
                 ),

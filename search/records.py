@@ -110,7 +110,7 @@ def audits(records: list[TrialRecord]) -> tuple[int, int]:
 
 def load_measurement(study: str, number: int) -> Measurement | None:
     """A trial's raw measurement; None when there is none that can be read."""
-    return _measurement(study_folder(study) / "measurements" / f"{number:04d}.json")
+    return read_measurement(study_folder(study) / "measurements" / f"{number:04d}.json")
 
 
 def save_baseline(study: str, key: str, baseline: Measurement) -> None:
@@ -120,24 +120,11 @@ def save_baseline(study: str, key: str, baseline: Measurement) -> None:
 
 def load_baseline(study: str, key: str) -> Measurement | None:
     """The baseline's measurement of that key; None when there is none that can be read."""
-    return _measurement(study_folder(study) / "baselines" / f"{key}.json")
+    return read_measurement(study_folder(study) / "baselines" / f"{key}.json")
 
 
-def save_speed(study: str, baseline: str, shape: str, speed: Measurement) -> None:
-    """Write the speed probe of a shape, taken beside the baseline of that key."""
-    write_whole(_speed_path(study, baseline, shape), speed.model_dump_json(indent=1))
-
-
-def load_speed(study: str, baseline: str, shape: str) -> Measurement | None:
-    """The speed probe of a shape; None when there is none that can be read."""
-    return _measurement(_speed_path(study, baseline, shape))
-
-
-def _speed_path(study: str, baseline: str, shape: str) -> Path:
-    return study_folder(study) / "speeds" / f"{baseline}-{shape}.json"
-
-
-def _measurement(path: Path) -> Measurement | None:
+def read_measurement(path: Path) -> Measurement | None:
+    """A stored measurement; None when there is none that can be read."""
     try:
         return Measurement.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError):

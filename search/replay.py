@@ -81,14 +81,13 @@ def _record(study: str, model: str | None) -> Table:
     from squeeze.hub import fetch
     from squeeze.target import Target
 
-    records = load_trials(check_name(study))
-    rows = make_rows(records)
+    base = fetch(model or str(MODEL_DIR), MODELS)
+    rows = make_rows(load_trials(check_name(study)), Decoder.read(base))
     if not rows:
         raise ConfigError(
             f"a table is made from trials that were measured to the end; {study} has none here; "
             f"search it with --audit 1 first"
         )
-    base = fetch(model or str(MODEL_DIR), MODELS)
     return Table(
         model=model or "the embedded model",
         versions=versions(),

@@ -91,7 +91,7 @@ def _run(trial: optuna.Trial, row: Row, made: set[str]) -> tuple[float, bool]:
 def _said(row: Row, trial: optuna.Trial) -> dict[str, Any]:
     """The attributes that the search would have given the trial."""
     steps = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-    told = [row.estimates[rung] for step, rung in enumerate(RUNGS) if step in steps]
+    told = [row.estimates[rung] for step, rung in enumerate(RUNGS) if step in steps and rung in row.estimates]
     said: dict[str, Any] = {CONFIG: row.key}
     if told:
         said[SPEED] = told[-1].speed_norm

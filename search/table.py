@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pydantic import ValidationError
 
 from search.records import TrialRecord
+from search.speeds import Shape
 from squeeze.decoder import Decoder, read_config
 from squeeze.errors import ConfigError
 from squeeze.records import Estimate, Record
@@ -90,37 +92,42 @@ def target_fields(base: Path, target: Target) -> dict[str, Any]:
     return {"config": read_config(base), "target": fields}
 
 
-def make_rows(records: list[TrialRecord]) -> tuple[Row, ...]:
+def make_rows(records: list[TrialRecord], decoder: Decoder) -> tuple[Row, ...]:
     """A row for each configuration that was measured to the end or failed, of the first such trial.
 
-    A stage's time is the longest that any record gives it: the others found its output in the cache. A shape
-    that was probed once is charged to every configuration that would have had to probe it.
+    decoder: of the base. A stage's time is the longest that any record gives it: the others found its output
+    in the cache. A shape that needed no probe, because another told enough of it, is charged the median of
+    those that did.
     """
     seconds: dict[str, float] = defaultdict(float)
-    probes: dict[str, float] = defaultdict(float)
+    probes: dict[Shape, float] = {}
     for record in records:
         for name, key in (record.artifact.keys if record.artifact else {}).items():
             seconds[key] = max(seconds[key], record.seconds.get(name, 0.0))
-        shape = record.config.shape_key
-        probes[shape] = max(probes[shape], record.seconds.get("shape", 0.0))
+        if "shape" in record.seconds:
+            probes[Shape.of(record.config, decoder)] = record.seconds["shape"]
+    usual = median(probes.values()) if probes else 0.0
     rows: dict[str, Row] = {}
     for record in records:
         if record.state == "pruned" or record.config.key in rows:
             continue
-        score = record.score
+        score, bounds, costly = record.score, dict(record.bounds), record.config.untrained != record.config
+        shape = Shape.of(record.config, decoder)
+        if costly and "speed" in bounds:
+            bounds.setdefault("shape", bounds["speed"])
         rows[record.config.key] = Row(
             params=record.params,
             key=record.config.key,
-            shape=record.config.shape_key,
+            shape=shape.name,
             score=score.value if score else None,
             low=score.low if score else None,
             high=score.high if score else None,
             perf_norm=score.perf_norm if score else None,
             speed_norm=score.speed_norm if score else None,
-            bounds=record.bounds,
+            bounds=bounds,
             estimates=record.estimates,
             reached=record.reached,
             stages={key: seconds[key] for key in (record.artifact.keys if record.artifact else {}).values()},
-            shape_s=probes[record.config.shape_key] if record.config.untrained != record.config else 0.0,
+            shape_s=probes.get(shape, usual) if costly else 0.0,
         )
     return tuple(rows.values())

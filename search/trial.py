@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import shutil
 import time
@@ -16,7 +17,8 @@ import optuna
 from objectives import Objective
 from search.progress import Progress
 from search.pruning import RUNGS
-from search.records import TrialRecord, load_speed, model_folder, save_speed, study_folder
+from search.records import TrialRecord, model_folder, study_folder
+from search.speeds import Shape, Speeds
 from spaces import Space
 from squeeze.bench.measure import Bench
 from squeeze.cache import Cache
@@ -35,7 +37,8 @@ class Plan:
     """What stays the same over a search.
 
     base: the base model's folder. data: where the data sets are. cache: of the outputs of stages.
-    baseline_key: of ``baseline``. audit: the share of prunes that are measured to the end all the same.
+    baseline_key: of ``baseline``. speeds: of shapes, added to. audit: the share of prunes that are measured to
+    the end all the same.
     """
 
     study: str
@@ -47,8 +50,13 @@ class Plan:
     target: Target
     baseline: Measurement
     baseline_key: str
+    speeds: Speeds
     audit: float = 0.0
     seed: int = 42
+
+    def bound(self, measurement: Measurement) -> float:
+        """The highest Score that is still possible."""
+        return self.objective.optimistic(measurement, self.baseline)
 
     def audits(self, number: int) -> bool:
         """Whether a prune of that trial is not carried out but checked; the same at every start."""
@@ -108,24 +116,28 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
             cache=plan.cache,
         )
 
-    speed = load_speed(plan.study, plan.baseline_key, found.config.shape_key)
-    if speed is None and found.config != found.config.untrained:
+    shape = Shape.of(found.config, plan.target.decoder)
+    speed = plan.speeds.known.get(shape)
+    if speed is None and (reason := _slower_than_known(shape, trial, plan, found)):
+        return reason
+    costly = found.config != found.config.untrained
+    if speed is None and costly and not plan.speeds.fast_enough(shape, plan.bound, _best(trial)):
         started = time.monotonic()
         build(found.config.untrained)
         speed = bench.probe(out, log=log, tell=progress.tell)
-        save_speed(plan.study, plan.baseline_key, found.config.shape_key, speed)
+        plan.speeds.save(shape, speed)
         found.seconds["shape"] = time.monotonic() - started
     if speed is not None and (reason := _hopeless("shape", speed, trial, plan, found)):
         return reason
     found.artifact = build(found.config)
     found.seconds.update(found.artifact.seconds)
     started = time.monotonic()
-    with contextlib.closing(bench.measure(out, log=log, tell=progress.tell)) as measurements:
+    with contextlib.closing(bench.measure(out, log=log, tell=progress.tell, known=speed)) as measurements:
         for measurement in measurements:
             found.measurement = measurement
             found.seconds["measure"] = found.reached[measurement.rung] = time.monotonic() - started
             if measurement.rung == "speed" and speed is None:
-                save_speed(plan.study, plan.baseline_key, found.config.shape_key, measurement)
+                plan.speeds.save(shape, measurement)
             if measurement.complete:
                 break
             if reason := _hopeless(measurement.rung, measurement, trial, plan, found):
@@ -135,22 +147,47 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     return None
 
 
+def _best(trial: optuna.Trial) -> float:
+    """The best Score of the study, or minus infinity."""
+    values = [other.value for other in trial.study.get_trials(deepcopy=False) if other.value is not None]
+    return max(values, default=-math.inf)
+
+
+def _slower_than_known(shape: Shape, trial: optuna.Trial, plan: Plan, found: _Findings) -> str | None:
+    """Why a shape that was never probed is too slow: a known one within it is. None when none is."""
+    best = _best(trial)
+    known = plan.speeds.too_slow(shape, plan.bound, best)
+    if known is None:
+        return None
+    other, bound = known
+    found.bounds["shape"] = bound
+    trial.report(bound, RUNGS.index("shape"))
+    reason = f"after shape: no faster than {other.name}, at best {bound:.4f}, the best so far has {best:.4f}"
+    return _unless_audited(reason, best, trial, plan, found)
+
+
+def _unless_audited(
+    reason: str, best: float, trial: optuna.Trial, plan: Plan, found: _Findings
+) -> str | None:
+    if plan.audits(trial.number):
+        found.audit, found.audit_best = reason, best
+        return None
+    return reason
+
+
 def _hopeless(
     rung: str, measurement: Measurement, trial: optuna.Trial, plan: Plan, found: _Findings
 ) -> str | None:
     """Report the highest Score still possible. Returns why the trial ends, or None when it goes on."""
-    bound = plan.objective.optimistic(measurement, plan.baseline)
+    bound = plan.bound(measurement)
     found.bounds[rung] = bound
     found.estimates[rung] = plan.objective.estimate(measurement, plan.baseline)
     trial.report(bound, RUNGS.index(rung))
     if found.audit is not None or not trial.should_prune():
         return None
-    best = trial.study.best_value
+    best = _best(trial)
     reason = f"after {rung}: at best {bound:.4f}, the best so far has {best:.4f}"
-    if plan.audits(trial.number):
-        found.audit, found.audit_best = reason, best
-        return None
-    return reason
+    return _unless_audited(reason, best, trial, plan, found)
 
 
 def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) -> TrialRecord:

@@ -256,17 +256,6 @@ class CompressionConfig(Part):
         return CompressionConfig(depth=self.depth, width=self.width, quantize=quantize)
 
     @property
-    def shape_key(self) -> str:
-        """A hash of what an engine's speed depends on: layers, width, scheme and groups, of one base."""
-        return digest(
-            [
-                self.depth.layers if self.depth else None,
-                self.width.width if self.width else None,
-                [self.quantize.scheme, self.quantize.group_size] if self.quantize else None,
-            ]
-        )
-
-    @property
     def key(self) -> str:
         """A hash of the content; equal configurations have equal keys."""
         return digest(self.model_dump(mode="json"))

@@ -9,6 +9,7 @@ import pytest
 
 from search.pruning import OptimisticPruner
 from search.records import TrialRecord, audits
+from search.speeds import Speeds
 from search.trial import Plan, _Findings, _hopeless
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -70,6 +71,7 @@ def test_a_prune_that_is_audited_goes_on_and_is_remembered(audit: float) -> None
         target=Target.contest(Decoder.read(MODEL_DIR)),
         baseline=nothing,
         baseline_key="b",
+        speeds=Speeds(Path()),
         audit=audit,
     )
     found = _Findings()
@@ -82,7 +84,7 @@ def test_a_prune_that_is_audited_goes_on_and_is_remembered(audit: float) -> None
 
 def test_about_the_share_asked_for_is_audited_and_the_same_trials_at_every_start() -> None:
     target = Target.contest(Decoder.read(MODEL_DIR))
-    plan = Plan("s", Path(), "hub", None, Any, Any, target, Any, "b", audit=0.1, seed=1)  # type: ignore[arg-type]
+    plan = Plan("s", Path(), "hub", None, Any, Any, target, Any, "b", Speeds(Path()), audit=0.1, seed=1)  # type: ignore[arg-type]
     drawn = [number for number in range(2000) if plan.audits(number)]
     assert 140 < len(drawn) < 260
     assert drawn == [number for number in range(2000) if plan.audits(number)]

@@ -84,7 +84,7 @@ def table() -> Table:
         model="invented",
         versions={},
         machine="none",
-        rows=make_rows(records),
+        rows=make_rows(records, TARGET.decoder),
         **target_fields(MODEL_DIR, TARGET),
     )
 

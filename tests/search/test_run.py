@@ -17,8 +17,10 @@ import pytest
 from optuna.trial import TrialState
 
 from search import export
-from search.records import TrialRecord, load_measurement, load_speed, load_trials, save_speed
-from squeeze.config import CompressionConfig, QuantizeConfig
+from search.records import TrialRecord, load_baseline, load_measurement, load_trials
+from search.speeds import Shape, Speeds
+from squeeze.decoder import Decoder
+from squeeze.demo import MODEL_DIR
 from squeeze.records import Timing
 
 WORKLOAD = """
@@ -89,16 +91,23 @@ def check_that_a_slow_shape_is_never_built(records: list[TrialRecord]) -> None:
     """The fourth trial's scheme is made known as very slow: the trial ends before anything is built."""
     key = records[0].baseline
     assert key is not None
-    speed = load_speed("demo", key, records[0].config.shape_key)
-    assert speed is not None and speed.rung == "speed"
+    baseline = load_baseline("demo", key)
+    assert baseline is not None
+    speeds = Speeds.load("demo", key, baseline, Decoder.read(MODEL_DIR))
+    speed = speeds.known[Shape(8, 1024, "W8A8")]
+    assert speed.rung == "speed" and Shape(8, 1024, "W4A16", 128) in speeds.known
     crawls = [timed.model_copy(update={"timings": slower(timed.timings)}) for timed in speed.probe]
-    slow = CompressionConfig(quantize=QuantizeConfig(scheme="W4A16_ASYM"))
-    save_speed("demo", key, slow.shape_key, speed.model_copy(update={"probe": tuple(crawls)}))
+    slow = Shape(7, 1024, "W4A16_ASYM", 128)
+    speeds.save(slow, speed.model_copy(update={"probe": tuple(crawls)}))
     ended = subprocess.run(command(4), capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     last = load_trials("demo")[-1]
     assert last.config.quantize is not None and last.config.quantize.algorithm == "awq"
-    assert last.state == "pruned" and last.reason is not None and last.reason.startswith("after shape")
+    assert (
+        last.state == "pruned"
+        and last.reason is not None
+        and last.reason.startswith("after shape: no faster than 7x1024-W4A16_ASYM-g128")
+    )
     assert last.artifact is None and last.measurement is None
 
 

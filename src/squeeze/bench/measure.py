@@ -53,19 +53,25 @@ class Bench:
             self._reference.end()
         return self.baseline
 
-    def measure(self, model: Path, *, log: Path, tell: Tell = silent) -> Generator[Measurement, None, None]:
+    def measure(
+        self, model: Path, *, log: Path, tell: Tell = silent, known: Measurement | None = None
+    ) -> Generator[Measurement, None, None]:
         """Yield a growing Measurement after each rung: ``speed``, ``block``, ``rest``, ``repeats``, the last.
 
         Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator
-        early ends the candidate's engine. ``baseline`` must be known. Raises CandidateError for whatever goes
-        wrong with the candidate.
+        early ends the candidate's engine. ``baseline`` must be known. known: an earlier
+        measurement of the same shape and scheme, whose probe is taken instead of another. Raises
+        CandidateError for whatever goes wrong with the candidate.
         """
         assert self.baseline is not None
         lengths = _answer_lengths(self.baseline, self.workload)
         self._reference.begin(lengths, tell)
         try:
             with Served(model, self.workload, log, tell) as served:
-                yield from _rungs(served, model, self.workload, self._reference, lengths, tell)
+                probed = {"probe": known.probe, "probe_reference": known.probe_reference} if known else {}
+                asked = {} if known else lengths
+                for measurement in _rungs(served, model, self.workload, self._reference, asked, tell):
+                    yield measurement.model_copy(update=probed)
         finally:
             self._reference.end()
 
