@@ -37,7 +37,7 @@ class Plan:
     """What stays the same over a search.
 
     base: the base model's folder. data: where the data sets are. cache: of the outputs of stages.
-    baseline_key: of ``baseline``. speeds: of shapes, added to. audit: the share of prunes that are measured to
+    baseline_key: of ``baseline``. speeds: of shapes, added to. audit: share of prunes that are measured to
     the end all the same.
     """
 
