@@ -230,7 +230,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tiny", action="store_true", help="the embedded model on a GPU too")
     parser.add_argument("--without", nargs="*", default=[], choices=("ours", "trl"), help="leave a side out")
-    parser.add_argument("--profile", type=Path, help="write a table of where the time of ours goes")
     parser.add_argument("--show", action="store_true", help="tell each side's notes")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     options = parser.parse_args(arguments)
@@ -252,7 +251,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(options, key) is None:
             setattr(options, key, value)
     options.steps = options.warmup + options.repeats * options.block
-    for key in ("work", "profile"):
+    for key in ("work",):
         value = getattr(options, key)
         setattr(options, key, str(value) if value else None)
     return options
