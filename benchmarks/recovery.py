@@ -51,7 +51,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "four_epochs": {**_LONG, "epochs": 4},
     "eight_epochs": {**_LONG, "epochs": 8},
 }
-"""``minute`` is about what two cores of a CPU train in a minute."""
+"""``minute`` is about what two busy cores of a CPU train in a minute."""
 
 QUICK = {"text": {"source": CHATS, "samples": 120, "length": 1024}, "batch": 2048, "learning_rate": 2e-4}
 METHODS = ("distill", "text")
