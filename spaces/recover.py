@@ -21,7 +21,7 @@ EPOCHS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 3)}
 """Passes of the teacher over its text; a longer distillation goes on from a shorter one."""
 
 TEXT = {
-    "cpu": Calibration(samples=256, length=512),
+    "cpu": Calibration(samples=256, length=1024),
     "cuda": Calibration(samples=20_000, length=2048),
 }
 """What is trained on: on a CPU some 36,000 tokens of the embedded model's world."""

@@ -138,8 +138,9 @@ class DistillConfig(Training):
     likely ones, which is biased: their probabilities are scaled to a sum of one.
     """
 
+    learning_rate: float = Field(2e-4, gt=0, lt=1)
     divergence: Divergence = "forward"
-    temperature: float = Field(1.0, gt=0, le=20)
+    temperature: float = Field(2.0, gt=0, le=20)
     cross_entropy: float = Field(0.0, ge=0, lt=1)
     hidden: float = Field(0.0, ge=0)
     teacher: Teacher = "live"
