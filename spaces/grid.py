@@ -37,7 +37,7 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
                 batch=recover.BATCH[target.device],
                 warmup=recover.WARMUP[target.device],
                 epochs=epochs,
-                learning_rate=2e-4,
+                learning_rate=recover.usual_rate(target),
                 temperature=recover.TEMPERATURE,
             )
     return CompressionConfig(depth=depth, width=width, distill=distill, quantize=part)

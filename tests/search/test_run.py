@@ -33,9 +33,10 @@ engine: {max_model_len: 2048, kv_cache_gib: 1}
 pytestmark = pytest.mark.engine
 
 
-def command(trials: int) -> list[str]:
+def command(trials: int, space: str = "prune_quantize") -> list[str]:
     Path("quick.yaml").write_text(WORKLOAD)
-    return [sys.executable, "-m", "search.run", "--trials", str(trials), "--workload", "quick.yaml"]
+    of = ["--trials", str(trials), "--workload", "quick.yaml", "--space", space]
+    return [sys.executable, "-m", "search.run", *of]
 
 
 def wait_for_second_trial(process: subprocess.Popen[str], stage: str) -> None:
@@ -113,6 +114,19 @@ def check_that_a_slow_shape_is_never_built(records: list[TrialRecord]) -> None:
 
 def slower(timings: Mapping[str, Timing]) -> dict[str, Timing]:
     return {name: Timing(seconds=10 * one.seconds, tokens=one.tokens) for name, one in timings.items()}
+
+
+def test_a_search_trains_what_it_prunes_and_tells_both_bests(workplace: Path) -> None:
+    ended = subprocess.run(command(2, "recover"), capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    plain, trained = load_trials("demo")
+    assert plain.config.families == ("W8A8",) and trained.config.families == ("width", "distill", "W8A8")
+    assert trained.artifact is not None
+    notes = trained.artifact.notes["distill"]
+    assert notes["taken"] == (notes["validation_last"] < notes["validation_first"])
+    assert set(trained.artifact.keys) == {"width", "distill", "quantize"}
+    assert all((Path("models/.cache/stages") / key).is_dir() for key in trained.artifact.keys.values())
+    assert trained.state == "pruned" or "best Score with recovery" in ended.stderr
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])

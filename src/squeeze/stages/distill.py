@@ -15,8 +15,10 @@ from squeeze.stages import Context
 def run(source: Path, part: DistillConfig, out: Path, context: Context) -> dict[str, Any]:
     """Train ``source`` towards ``context.base`` and write it, in the dtype it was stored in, to ``out``.
 
-    Notes: those of ``squeeze.training.loop.fit``; ``conversations`` and ``dropped`` of the text; ``teacher``,
-    ``live`` or whether what it said was ``made`` or ``found``.
+    Weights that do not lower the loss on the text kept apart are not taken: the student stays as it was.
+
+    Notes: those of ``squeeze.training.loop.fit``; ``taken``; ``conversations`` and ``dropped`` of the text;
+    ``teacher``, ``live`` or whether what it said was ``made`` or ``found``.
     Raises ConfigError when the two models cannot be compared, CandidateError of kind diverged.
     """
     pupil, master = Decoder.read(source), Decoder.read(context.base)
@@ -83,7 +85,12 @@ def run(source: Path, part: DistillConfig, out: Path, context: Context) -> dict[
         state=context.state,
         tell=context.tell,
     )
-    models.save(source, student.parameters, out)
+    taken = notes["validation_last"] < notes["validation_first"]
+    if taken:
+        models.save(source, student.parameters, out)
+    else:
+        models.keep(source, out)
+    notes["taken"] = taken
     return {**notes, "conversations": text.conversations, "dropped": text.dropped, "teacher": came}
 
 

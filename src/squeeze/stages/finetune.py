@@ -52,9 +52,14 @@ def run(source: Path, part: FinetuneConfig, out: Path, context: Context) -> dict
     )
     # On the CPU, where 32 bits of every weight find room.
     merged = adapted.to("cpu", torch.float32).merge_and_unload()
-    models.save(source, dict(merged.named_parameters()), out)
+    taken = notes["validation_last"] < notes["validation_first"]
+    if taken:
+        models.save(source, dict(merged.named_parameters()), out)
+    else:
+        models.keep(source, out)
     return {
         **notes,
+        "taken": taken,
         "rank": part.rank,
         "alpha": _alpha(part),
         "adapters": len(trainable) // 2,

@@ -13,7 +13,7 @@ from squeeze.config import Training
 from squeeze.decoder import Decoder, read_config
 from squeeze.errors import ConfigError
 from squeeze.folder import copy_others, write_config
-from squeeze.shards import Output, Weight, all_weights, rewrite
+from squeeze.shards import Output, Weight, all_weights, rewrite, same
 from squeeze.training import packed
 from squeeze.training.optimizer import stored_in
 
@@ -101,6 +101,13 @@ def save(source: Path, parameters: Mapping[str, torch.Tensor], out: Path) -> Non
         return Output(weight.name, weight.dtype, weight.shape, lambda: _raw(value, _DTYPES[weight.dtype]))
 
     rewrite(source, out, change)
+    write_config(out, read_config(source))
+    copy_others(source, out)
+
+
+def keep(source: Path, out: Path) -> None:
+    """Write ``source`` as it is to ``out``: for a training that made it no better."""
+    rewrite(source, out, same)
     write_config(out, read_config(source))
     copy_others(source, out)
 
