@@ -64,8 +64,16 @@ class Speeds:
     def load(cls, study: str, baseline_key: str, baseline: Measurement, decoder: Decoder) -> Speeds:
         """What is known so far. The base itself is as fast as itself."""
         folder = study_folder(study) / "speeds" / baseline_key
-        same = {"rung": "speed", "probe": baseline.passes, "probe_reference": baseline.passes}
-        speeds = cls(folder, {Shape(decoder.layers, decoder.width): baseline.model_copy(update=same)})
+        itself = baseline.model_copy(
+            update={
+                "rung": "speed",
+                "questions": {},
+                "passes": (),
+                "probe": baseline.passes,
+                "probe_reference": baseline.passes,
+            }
+        )
+        speeds = cls(folder, {Shape(decoder.layers, decoder.width): itself})
         for path in sorted(folder.glob("*.json")):
             with contextlib.suppress(ValueError):
                 found = read_measurement(path)

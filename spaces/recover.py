@@ -97,10 +97,13 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
         shapes.append({**shapes[1], "width": narrow, "width_method": "activation"})
     eight = next((one for one in known if one["scheme"] == "W8A8"), {"scheme": None})
     four = next((one for one in known if one["scheme"] == "W4A16"), {"scheme": None})
+    plain = {"scheme": None}
+    # Eight bits are what makes a GPU fast; on a CPU they were no faster than none.
+    first, second = (plain, eight) if target.device == "cpu" else (eight, plain)
     wanted = [
+        *({**shape, **kd, **first} for shape in shapes),
         {**whole, **as_it_is, **eight},
-        *({**shape, **kd, **eight} for shape in shapes),
-        *({**shape, **kd, "scheme": None} for shape in shapes),
+        *({**shape, **kd, **second} for shape in shapes),
         *({**whole, **as_it_is, **one} for one in known),
         *({**shape, **kd, **four} for shape in shapes),
         {**whole, **lora, **eight},

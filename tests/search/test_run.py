@@ -116,17 +116,17 @@ def slower(timings: Mapping[str, Timing]) -> dict[str, Timing]:
     return {name: Timing(seconds=10 * one.seconds, tokens=one.tokens) for name, one in timings.items()}
 
 
-def test_a_search_trains_what_it_prunes_and_tells_both_bests(workplace: Path) -> None:
+def test_a_search_trains_what_it_prunes(workplace: Path) -> None:
     ended = subprocess.run(command(2, "recover"), capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
-    plain, trained = load_trials("demo")
-    assert plain.config.families == ("W8A8",) and trained.config.families == ("width", "distill", "W8A8")
+    trained, other = load_trials("demo")
+    assert trained.config.families == ("width", "distill") and other.config.families == ("depth", "distill")
+    assert trained.state == "complete"
     assert trained.artifact is not None
     notes = trained.artifact.notes["distill"]
     assert notes["taken"] == (notes["validation_last"] < notes["validation_first"])
-    assert set(trained.artifact.keys) == {"width", "distill", "quantize"}
+    assert set(trained.artifact.keys) == {"width", "distill"}
     assert all((Path("models/.cache/stages") / key).is_dir() for key in trained.artifact.keys.values())
-    assert trained.state == "pruned" or "best Score with recovery" in ended.stderr
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from objectives import competition
 from search.speeds import Shape, Speeds
 from squeeze.config import CompressionConfig
 from squeeze.decoder import Decoder
@@ -68,6 +69,14 @@ def test_what_is_known_of_one_shape_bounds_others(workplace: Path) -> None:
     assert not again.fast_enough(larger, bound, 0.1)
     assert again.fast_enough(Shape(7, 1024), bound, 0.5), "the base is as fast as itself"
     assert Speeds.load("demo", "other", measured(0.5), WHOLE).known.keys() == {Shape(8, 1024)}
+
+
+def test_the_base_beside_itself_has_a_bound_by_the_contests_objective() -> None:
+    base = measured(0.5).model_copy(update={"rung": "repeats", "complete": True, "probe": ()})
+    itself = Speeds.load("demo", "key", base, WHOLE).known[Shape(8, 1024)]
+    assert competition.optimistic(itself, base) == pytest.approx(
+        0.5 * competition.PERF_CEILING + 0.5 * competition.PROBE_MARGIN
+    )
 
 
 def test_a_probe_that_cannot_be_read_is_as_if_it_were_not_there(workplace: Path) -> None:
