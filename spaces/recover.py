@@ -30,13 +30,13 @@ TEXT = {
 BATCH = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a step."""
 
-WARMUP = {"cpu": 4, "cuda": 20}
-"""Steps until the learning rate is reached."""
+WARMUP = {"cpu": 20, "cuda": 20}
+"""Steps until the learning rate is reached. On a CPU that is half a training; a short warm-up cost quality."""
 
 TEMPERATURE = 2.0
 """Of distillation; at equal tokens it recovered more of the embedded model than 1."""
 
-RATES = {"cpu": (3e-5, 3e-4), "cuda": (5e-6, 1e-4)}
+RATES = {"cpu": (5e-5, 5e-4), "cuda": (5e-6, 1e-4)}
 """Learning rates of distillation, from and to: a large model, of small weights, takes smaller ones."""
 
 RANKS = (0, 8, 32)
@@ -47,7 +47,7 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
     """Shape and quantization as in ``prune_quantize``, and training where it can mend something.
 
     Only a pruned model is distilled (an unpruned one is its own teacher), adapters are trained only where
-    nothing is distilled, norms are tuned only after quantization.
+    nothing is distilled, norms are tuned only after rounding to four bits (eight leave them nothing to mend).
     """
     config = prune_quantize.suggest(trial, target)
     common: dict[str, Any] = {
@@ -66,7 +66,8 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
         if rank:
             rate = trial.suggest_float("lora_learning_rate", 2e-5, 1e-3, log=True)
             finetune = FinetuneConfig(rank=rank, learning_rate=rate, **common)
-    if config.quantize and trial.suggest_categorical("tune_norms", [False, True]):
+    four_bits = config.quantize is not None and config.quantize.scheme.startswith("W4")
+    if four_bits and trial.suggest_categorical("tune_norms", [False, True]):
         tune_norms = TuneNormsConfig(**common)
     return config.model_copy(update={"distill": distill, "finetune": finetune, "tune_norms": tune_norms})
 
@@ -84,7 +85,7 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
         whole["width"] = decoder.width
     known = list(quantize.recipes(target))
     as_it_is = {"kd_epochs": 0, "lora_rank": 0, "tune_norms": False}
-    kd = {"kd_epochs": 1, "kd_learning_rate": usual_rate(target), "tune_norms": False}
+    kd = {"kd_epochs": 2, "kd_learning_rate": usual_rate(target), "tune_norms": False}
     lora = {"lora_rank": RANKS[1], "lora_learning_rate": 2e-4, "tune_norms": False}
     shapes: list[dict[str, Any]] = [
         {**whole, "layers": max(1, decoder.layers - max(drop, round(drop * 2 * decoder.layers / 30)))}

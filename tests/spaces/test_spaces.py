@@ -80,7 +80,8 @@ def test_training_is_asked_for_only_where_it_mends_something() -> None:
         assert ("kd_epochs" in trial.params) == pruned
         assert ("kd_learning_rate" in trial.params) == (config.distill is not None)
         assert not (config.distill and config.finetune)
-        assert ("tune_norms" in trial.params) == (config.quantize is not None)
+        four_bits = config.quantize is not None and config.quantize.scheme.startswith("W4")
+        assert ("tune_norms" in trial.params) == four_bits
         seen |= set(config.families)
     assert seen >= {"distill", "finetune", "tune_norms", "depth", "width"}
 
