@@ -31,7 +31,7 @@ BATCH = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a step."""
 
 WARMUP = {"cpu": 20, "cuda": 20}
-"""Steps until the learning rate is reached. On a CPU that is half a training; a short warm-up cost quality."""
+"""Steps until the learning rate is reached. On a CPU half a training: a short warm-up cost quality."""
 
 TEMPERATURE = 2.0
 """Of distillation; at equal tokens it recovered more of the embedded model than 1."""
