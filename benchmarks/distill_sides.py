@@ -229,6 +229,7 @@ def ours(options: SimpleNamespace) -> None:
         text=Calibration.model_validate_json((folder / "text.json").read_text()),
         steps=options.steps + 50,  # the rate falls in the last one only, which is never reached
         learning_rate=LEARNING_RATE,
+        temperature=1.0,  # TRL's loss has none
         batch=options.batch,
         warmup=0,
         decay=1e-6,

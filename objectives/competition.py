@@ -131,8 +131,9 @@ def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:
         passes, reference = measurement.passes, measurement.reference or baseline.passes
     else:
         passes, reference = measurement.probe, measurement.probe_reference
-        wordy = measurement.passes and _tokens(measurement.passes[0]) > WORDIER * _tokens(
-            measurement.reference[0]
+        wordy = any(
+            _tokens(mine) > WORDIER * _tokens(other)
+            for mine, other in zip(measurement.passes[:1], measurement.reference[:1], strict=False)
         )
         if not passes or not reference or wordy:
             return 0.0

@@ -30,10 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--deadline", type=positive, default=DEADLINE_S, help=f"seconds it may take (default: {DEADLINE_S})"
     )
+    options.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="neither find nor keep outputs of stages, states of trainings",
+    )
     arguments = options.parse_args(argv)
 
     # Late, so that --help answers at once.
-    from search.records import MODELS
+    from search.records import CACHE, MODELS
+    from squeeze.cache import Cache
     from squeeze.child import preload
     from squeeze.config import load_config
     from squeeze.data.sets import HUB
@@ -71,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log=Path(log),
             deadline_s=arguments.deadline,
             tell=lambda event: print(event.get("stage", ""), file=sys.stderr, flush=True),
+            cache=None if arguments.no_cache else Cache(MODELS / CACHE),
         )
     except CandidateError as error:
         raise CandidateError(f"{error}; log: {log}", stage=error.stage, kind=error.kind) from error

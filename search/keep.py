@@ -26,10 +26,10 @@ def kept_numbers(study: str, records: list[TrialRecord]) -> list[int]:
 
 
 def needed_outputs(study: str, base_key: str, data: str) -> set[str]:
-    """The keys of the stage outputs that the best model was made from."""
+    """The keys of the stage outputs that the study's best model was made from."""
     for best, _ in best_first(load_trials(study)):
         keys = stage_keys(best.config, base_key, data).values()
-        return {key.output for key in keys} | {key.state for key in keys}
+        return {key.output for key in keys}
     return set()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import erf, exp, log, pi, sqrt
+from math import erf, exp, isfinite, log, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,10 @@ def _kernel(one: Array, other: Array, lengths: Array, linear: float) -> Array:
     return np.asarray(matern + linear * (1.0 + one @ other.T))
 
 
+def _finite(value: float | None) -> bool:
+    return value is not None and isfinite(value)
+
+
 def expected_gain(
     observations: Sequence[Observation],
     candidates: Sequence[Mapping[str, Any]],
@@ -139,7 +143,8 @@ def expected_gain(
     points = np.array([encode(params) for params in candidates])
     parts = []
     for which in ("quality", "speed"):
-        seen = [one for one in observations if getattr(one, which) is not None][-OBSERVED:]
+        known = [one for one in observations if _finite(getattr(one, which))]
+        seen = [one for one in known if which == "speed" or _finite(one.quality_error)][-OBSERVED:]
         x = np.array([encode(one.params) for one in seen])
         y = np.array([getattr(one, which) for one in seen], dtype=float)
         error = np.array([one.quality_error if which == "quality" else 0.0 for one in seen])

@@ -91,7 +91,8 @@ def _promising(
 ) -> Mapping[str, Any] | None:
     """The parameters of largest expected improvement among random ones; None while too little is known."""
     seen = [Observation.of(trial) for trial in past]
-    best = max((trial.value for trial in past if trial.value is not None), default=None)
+    complete = [trial for trial in past if trial.state == TrialState.COMPLETE]
+    best = max((trial.value for trial in complete if trial.value is not None), default=None)
     if best is None or sum(one.quality is not None for one in seen) < ENOUGH:
         return None
     draws = optuna.create_study(sampler=RandomSampler(seed=seed))

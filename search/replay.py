@@ -20,16 +20,13 @@ from search.cli import command_parser, positive, run_command
 if TYPE_CHECKING:
     from search.table import Table
 
-TABLE = Path(__file__).parent / "tables" / "demo.json"
-"""The table of the embedded model."""
-
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     options = command_parser(
-        __doc__ or "", "python -m search.replay --sampler tpe --trials 40 --seeds 24 --json"
+        __doc__ or "", "python -m search.replay --table grid.json --sampler tpe --trials 40 --seeds 24 --json"
     )
-    options.add_argument("--table", type=Path, default=TABLE, help="a table (default: the embedded model's)")
+    options.add_argument("--table", type=Path, required=True, help="a recorded table, or the one to write")
     options.add_argument("--sampler", default="tpe", help="one of search.simulation.SAMPLERS (default: tpe)")
     options.add_argument("--trials", type=positive, default=40, help="of each search (default: 40)")
     options.add_argument(

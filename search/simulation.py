@@ -1,4 +1,4 @@
-"""A search on a table: the same proposals, bounds and prunes as a real one, and its recorded seconds."""
+"""A search on a table: proposals, bounds and seconds of a real one, without bounds between shapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from squeeze.records import Record
 
 SAMPLERS = ("random", "tpe", "gp", "seeds", "group", "ours")
 """Optuna's random, TPE and GP; the recipes and then random; TPE multivariate and group, as Olive has it; and
-what ``search.run`` does."""
+the recipes and then ``--sampler modelled``."""
 
 
 class Replay(Record):

@@ -89,11 +89,10 @@ class Speeds:
     def too_slow(
         self, shape: Shape, bound: Callable[[Measurement], float], best: float
     ) -> tuple[Shape, float] | None:
-        """A known shape within this one, which is not faster, whose bound is below the best; that bound."""
-        for other, speed in self.known.items():
-            if other.within(shape) and (reach := bound(speed)) < best:
-                return other, reach
-        return None
+        """The slowest known shape within this one, which is not faster, if its bound is below the best."""
+        reaches = [(bound(speed), other.name, other) for other, speed in self.known.items()]
+        reach, _, other = min((one for one in reaches if one[2].within(shape)), default=(best, "", shape))
+        return (other, reach) if reach < best else None
 
     def fast_enough(self, shape: Shape, bound: Callable[[Measurement], float], best: float) -> bool:
         """Whether a known shape that this one is within has a bound of the best or more."""

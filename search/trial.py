@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from objectives import Objective
 from search.progress import Progress
@@ -28,8 +29,8 @@ from squeeze.pipeline import build_in_child
 from squeeze.records import Artifact, Estimate, Measurement, Score
 from squeeze.target import Target
 
-BUILD_DEADLINE_S = 3600.0
-"""A build that takes longer hangs."""
+BUILD_DEADLINE_S, EPOCH_DEADLINE_S = 3600.0, 7200.0
+"""A build that takes longer, and longer for each epoch of training, hangs."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Plan:
         """The highest Score that is still possible."""
         return self.objective.optimistic(measurement, self.baseline)
 
-    def audits(self, number: int) -> bool:
-        """Whether a prune of that trial is not carried out but checked; the same at every start."""
-        return random.Random(f"{self.seed} {number}").random() < self.audit
+    def audits(self, config: CompressionConfig) -> bool:
+        """Whether a prune of that configuration is not carried out but checked; the same at every start."""
+        return random.Random(f"{self.seed} {config.key}").random() < self.audit
 
 
 @dataclass
@@ -111,7 +112,7 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
             out,
             plan.data,
             log=log,
-            deadline_s=BUILD_DEADLINE_S,
+            deadline_s=BUILD_DEADLINE_S + config.epochs * EPOCH_DEADLINE_S,
             tell=progress.tell,
             cache=plan.cache,
         )
@@ -149,8 +150,9 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
 
 def _best(trial: optuna.Trial) -> float:
     """The best Score of the study, or minus infinity."""
-    values = [other.value for other in trial.study.get_trials(deepcopy=False) if other.value is not None]
-    return max(values, default=-math.inf)
+    # A pruned trial's value is its last report, a bound and not a Score.
+    complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max((other.value for other in complete if other.value is not None), default=-math.inf)
 
 
 def _slower_than_known(shape: Shape, trial: optuna.Trial, plan: Plan, found: _Findings) -> str | None:
@@ -160,16 +162,16 @@ def _slower_than_known(shape: Shape, trial: optuna.Trial, plan: Plan, found: _Fi
     if known is None:
         return None
     other, bound = known
-    found.bounds["shape"] = bound
-    trial.report(bound, RUNGS.index("shape"))
     reason = f"after shape: no faster than {other.name}, at best {bound:.4f}, the best so far has {best:.4f}"
-    return _unless_audited(reason, best, trial, plan, found)
+    ended = _unless_audited(reason, best, plan, found)
+    if ended is not None:  # else the shape's own bound is still to come
+        found.bounds["shape"] = bound
+        trial.report(bound, RUNGS.index("shape"))
+    return ended
 
 
-def _unless_audited(
-    reason: str, best: float, trial: optuna.Trial, plan: Plan, found: _Findings
-) -> str | None:
-    if plan.audits(trial.number):
+def _unless_audited(reason: str, best: float, plan: Plan, found: _Findings) -> str | None:
+    if plan.audits(found.config):
         found.audit, found.audit_best = reason, best
         return None
     return reason
@@ -187,7 +189,7 @@ def _hopeless(
         return None
     best = _best(trial)
     reason = f"after {rung}: at best {bound:.4f}, the best so far has {best:.4f}"
-    return _unless_audited(reason, best, trial, plan, found)
+    return _unless_audited(reason, best, plan, found)
 
 
 def _record(trial: optuna.Trial, plan: Plan, found: _Findings, **ending: Any) -> TrialRecord:

@@ -30,8 +30,14 @@ TEXT = {
 BATCH = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a step."""
 
-WARMUP = {"cpu": 20, "cuda": 20}
-"""Steps until the learning rate is reached. On a CPU half a training: a short warm-up cost quality."""
+WARMUP = {"cpu": 8, "cuda": 20}
+"""Steps until the learning rate is reached; on a CPU an epoch has some 16."""
+
+VALIDATE_EVERY = {"cpu": 5, "cuda": 50}
+"""Steps between looks at the text kept apart."""
+
+ROOMY_BYTES = 60 << 30
+"""Memory of a GPU from which activations need not be computed twice."""
 
 TEMPERATURE = 2.0
 """Of distillation; at equal tokens it recovered more of the embedded model than 1."""
@@ -54,7 +60,10 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
         "text": TEXT[target.device],
         "batch": BATCH[target.device],
         "warmup": WARMUP[target.device],
+        "validate_every": VALIDATE_EVERY[target.device],
     }
+    if target.device == "cuda":  # what a large model gains from
+        common |= {"compile": True, "gradient_checkpointing": target.memory_bytes < ROOMY_BYTES}
     distill = finetune = tune_norms = None
     if config.depth or config.width:
         epochs = trial.suggest_categorical("kd_epochs", list(EPOCHS[target.device]))
@@ -68,7 +77,8 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
             finetune = FinetuneConfig(rank=rank, learning_rate=rate, **common)
     four_bits = config.quantize is not None and config.quantize.scheme.startswith("W4")
     if four_bits and trial.suggest_categorical("tune_norms", [False, True]):
-        tune_norms = TuneNormsConfig(**common)
+        few = common["text"].model_copy(update={"samples": min(1024, common["text"].samples)})
+        tune_norms = TuneNormsConfig(**{**common, "text": few, "batch": BATCH["cpu"]})
     return config.model_copy(update={"distill": distill, "finetune": finetune, "tune_norms": tune_norms})
 
 

@@ -2,7 +2,7 @@
 
     <root>/stages/<key>/    a stage's output, a whole model folder with its manifest
     <root>/state/<key>/     what a training stage goes on from: checkpoints, the trunk of longer trainings
-    <root>/shared/<name>/   what stages of any configuration share, such as a teacher's answers
+    <root>/shared/<kind>/<key>/   what stages of any configuration share, such as a teacher's answers
 
 Nothing here is needed for correctness: whatever is missing or damaged is made again.
 """
@@ -20,8 +20,6 @@ from pathlib import Path
 
 from squeeze.errors import ConfigError
 from squeeze.folder import Manifest, verify_manifest
-
-KINDS = ("stages", "state", "shared")
 
 GRACE_S = 600.0
 """What was used so recently stays: a build on its way may be about to read it."""
@@ -72,14 +70,18 @@ class Cache:
         """Bytes on the disk; of a file with several names, the share of this one."""
         return sum(_size(entry) for entry in self._entries())
 
+    def remove_partials(self) -> None:
+        """Remove what processes that are gone had begun to make."""
+        for left in (self.root / "stages").glob(".*.partial-*"):
+            if not _alive(left):
+                shutil.rmtree(left, ignore_errors=True)
+
     def shrink(self, budget_bytes: int, needed: Collection[str] = ()) -> list[str]:
         """Remove what was used least recently until the rest is within the budget. Returns the names.
 
         needed: keys that stay whatever the budget. So does what is being made now or was used just now.
         """
-        for left in (self.root / "stages").glob(".*.partial-*"):
-            if not _alive(left):
-                shutil.rmtree(left, ignore_errors=True)
+        self.remove_partials()
         sized = sorted((entry.stat().st_mtime, _size(entry), entry) for entry in self._entries())
         total = sum(size for _, size, _ in sized)
         removed = []
@@ -95,14 +97,8 @@ class Cache:
         return removed
 
     def _entries(self) -> list[Path]:
-        folders = [self.root / kind for kind in KINDS]
-        return [
-            entry
-            for folder in folders
-            if folder.is_dir()
-            for entry in folder.iterdir()
-            if not entry.name.startswith(".")
-        ]
+        found = [*self.root.glob("stages/*"), *self.root.glob("state/*"), *self.root.glob("shared/*/*")]
+        return [entry for entry in found if not entry.name.startswith(".")]
 
 
 def _used(folder: Path) -> Path:

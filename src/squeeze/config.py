@@ -249,6 +249,11 @@ class CompressionConfig(Part):
         return any(isinstance(part, Training) for _, part in self.parts)
 
     @property
+    def epochs(self) -> int:
+        """Epochs of all trainings together."""
+        return sum(part.epochs for _, part in self.parts if isinstance(part, Training))
+
+    @property
     def untrained(self) -> CompressionConfig:
         """The same shape and scheme made the cheapest way, which is as fast: no training, no calibration."""
         quantize = self.quantize

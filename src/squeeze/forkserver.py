@@ -175,7 +175,9 @@ def classified(error: Exception, stage: str, otherwise: FailureClass = "other") 
     kind = otherwise
     if isinstance(error, MemoryError) or any(word in lowered for word in _MEMORY):
         kind = "oom"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    elif (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
+        word in lowered for word in _DISK
+    ):
         kind = "disk"
         text = f"the disk is full; {text}; free some space and start again"
     elif "architecture" not in lowered and any(word in lowered for word in _KERNEL):
@@ -193,6 +195,9 @@ _MEMORY = (
     "less than desired gpu memory utilization",
     "less than desired cpu memory utilization",
 )
+_DISK = ("no space left on device", "os error 28", "os error 122", "disk quota exceeded")
+"""As safetensors tells it, whose errors have no number."""
+
 _KERNEL = ("kernel", "not supported", "unsupported", "notimplemented", "minimum capability", "no backend")
 
 

@@ -75,12 +75,21 @@ def build(
         )
     work = work_path(out)
     try:
-        return _build(config, base, out, data, tell, cache or Cache(work))
+        return _build(config, base, out, data, tell, cache or Cache(work), lasting=cache is not None)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _build(config: CompressionConfig, base: Path, out: Path, data: str, tell: Tell, cache: Cache) -> Artifact:
+def _build(
+    config: CompressionConfig,
+    base: Path,
+    out: Path,
+    data: str,
+    tell: Tell,
+    cache: Cache,
+    *,
+    lasting: bool,
+) -> Artifact:
     keys = stage_keys(config, content_key(base), data)
     seconds: dict[str, float] = {}
     cached: list[str] = []
@@ -94,7 +103,7 @@ def _build(config: CompressionConfig, base: Path, out: Path, data: str, tell: Te
         with _told_as(name), cache.alone(keys[name].output):
             found = cache.find(keys[name].output)
             if found is None:
-                found = _make(name, part, source, base, data, tell, cache, keys[name], manifest)
+                found = _make(name, part, source, base, data, tell, cache, keys[name], manifest, lasting)
             else:
                 cached.append(name)
         manifest, source = found, cache.stage(keys[name].output)
@@ -132,17 +141,18 @@ def _make(
     cache: Cache,
     keys: StageKeys,
     before: Manifest,
+    lasting: bool,
 ) -> Manifest:
     """Run a stage into the cache. Returns its manifest, which goes on from that of the stage before."""
     context = Context(
         data,
         base,
-        state=cache.state(keys.state) if isinstance(part, Training) else None,
-        shared=cache.shared,
+        state=cache.state(keys.state) if isinstance(part, Training) and lasting else None,
+        shared=cache.shared if lasting else None,
         tell=tell,
     )
     started = time.monotonic()
-    with publish(cache.stage(keys.output)) as folder:
+    with cache.alone(keys.state), publish(cache.stage(keys.output)) as folder:
         notes = _stage(name).run(source, part, folder, context)
         manifest = before.model_copy(
             update={
@@ -198,6 +208,8 @@ def build_in_child(
             return Artifact.model_validate(child.call(request, deadline_s=deadline_s, tell=tell))
     finally:
         remove_partials(out)  # a killed child could not
+        if cache is not None:
+            cache.remove_partials()
 
 
 @dataclass(frozen=True)
@@ -218,7 +230,7 @@ def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str,
         told = part.model_dump(mode="json", exclude={"calibration", "text"})
         output = digest([before, name, text, told])
         told = {name: value for name, value in told.items() if name not in ("epochs", "steps")}
-        keys[name] = StageKeys(output, state=digest([before, name, text, told]))
+        keys[name] = StageKeys(output, state=digest(["state", before, name, text, told]))
         before = keys[name].output
     return keys
 

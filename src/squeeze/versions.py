@@ -17,7 +17,16 @@ from typing import Any
 
 from squeeze.errors import SetupError
 
-THAT_MATTER = ("squeeze-search", "torch", "transformers", "llmcompressor", "compressed-tensors")
+THAT_MATTER = (
+    "squeeze-search",
+    "torch",
+    "transformers",
+    "llmcompressor",
+    "compressed-tensors",
+    "peft",
+    "torchao",
+    "bitsandbytes",
+)
 """Distributions whose version changes what a stage writes."""
 
 _WORTH_THREADS = 1024

@@ -10,7 +10,8 @@ import pytest
 from search.pruning import OptimisticPruner
 from search.records import TrialRecord, audits
 from search.speeds import Speeds
-from search.trial import Plan, _Findings, _hopeless
+from search.trial import Plan, _best, _Findings, _hopeless
+from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
 from squeeze.records import Estimate, Measurement
@@ -85,9 +86,19 @@ def test_a_prune_that_is_audited_goes_on_and_is_remembered(audit: float) -> None
 def test_about_the_share_asked_for_is_audited_and_the_same_trials_at_every_start() -> None:
     target = Target.contest(Decoder.read(MODEL_DIR))
     plan = Plan("s", Path(), "hub", None, Any, Any, target, Any, "b", Speeds(Path()), audit=0.1, seed=1)  # type: ignore[arg-type]
-    drawn = [number for number in range(2000) if plan.audits(number)]
+    configs = [CompressionConfig(depth=DepthConfig(layers=layers)) for layers in range(1, 2000)]
+    drawn = [config for config in configs if plan.audits(config)]
     assert 140 < len(drawn) < 260
-    assert drawn == [number for number in range(2000) if plan.audits(number)]
+    assert drawn == [config for config in configs if plan.audits(config)]
+
+
+def test_a_failed_trials_bound_is_not_taken_for_the_best_score() -> None:
+    study = optuna.create_study(direction="maximize", pruner=OptimisticPruner())
+    study.add_trial(optuna.trial.create_trial(value=0.55))
+    failed = study.ask()
+    failed.report(0.7, 0)
+    study.tell(failed, state=optuna.trial.TrialState.PRUNED)
+    assert _best(study.ask()) == 0.55
 
 
 def test_wrong_prunes_are_counted_among_the_audited_ones(scored: Callable[..., TrialRecord]) -> None:

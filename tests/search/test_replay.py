@@ -164,8 +164,8 @@ def test_a_table_goes_through_a_file_and_the_command_replays_it(
     [
         (["--table", "/nowhere.json"], "readable"),
         (["--table", __file__], "what --record wrote"),
-        (["--sampler", "luck"], "--sampler must be one of random"),
-        (["--record", "nothing-of-the-kind"], "measured to the end"),
+        (["--table", __file__, "--sampler", "luck"], "--sampler must be one of random"),
+        (["--table", "new.json", "--record", "nothing-of-the-kind"], "measured to the end"),
     ],
 )
 def test_a_mistake_is_one_line(argv: list[str], words: str, workplace: Path) -> None:

@@ -124,7 +124,7 @@ def demo(data: str) -> Workload:
     return Workload(
         name="demo",
         data=data,
-        questions={"kmmlu_redux": 100, "kmmlu_pro": 100, "ko_longrag": 50, "komt_bench": 12},
+        questions={"kmmlu_redux": 80, "kmmlu_pro": 80, "ko_longrag": 40, "komt_bench": 8},
         max_tokens=64,
         start_deadline_s=180,
         part_deadline_s=120,

@@ -117,6 +117,7 @@ class _Run:
         self.found: int | None = None
         self.rows = rows_a_step(part, text.train.length)
         self.crew = Crew(learner)
+        self.writing = 0.0
         self.told = self.saved = self.started = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -226,7 +227,10 @@ class _Run:
         return None
 
     def _save(self, kind: str, force: bool = False) -> None:
-        if self.checkpoints is None or not (force or time.monotonic() - self.saved >= CHECKPOINT_S):
+        # What takes long to write is written less often, once an hour at the least.
+        apart = max(CHECKPOINT_S, min(20 * self.writing, 30 * CHECKPOINT_S))
+        due = time.monotonic() - self.saved >= apart
+        if self.checkpoints is None or not (force or due):
             return
         if kind == "branch" and self.progress.step == self.found:
             return  # it is there already: never replace what a kill now would lose
@@ -243,8 +247,11 @@ class _Run:
             "steps": self.schedule.steps,
             "branch": self.schedule.branch,
         }
+        began = time.monotonic()
         self.checkpoints.save(tensors, facts)
+        os.utime(self.checkpoints.folder.parent)  # in use: a cache that makes room leaves it alone
         self.saved = time.monotonic()
+        self.writing = self.saved - began
 
     def _notes(self, resumed: int | None, begun: int, spent: float, last: float) -> dict[str, Any]:
         progress, train = self.progress, self.text.train

@@ -122,7 +122,7 @@ def prepare(folder: Path, text: Calibration, data: str) -> Text:
         )
     order = list(range(len(packed)))
     chance.shuffle(order)
-    apart = min(_MOST_KEPT_APART, max(1, len(packed) // _KEPT_APART))
+    apart = min(_MOST_KEPT_APART, max(len(packed) // _KEPT_APART, min(4, len(packed) // 4), 1))
     return Text(
         train=packed.pick(sorted(order[apart:])),
         validation=packed.pick(sorted(order[:apart])),

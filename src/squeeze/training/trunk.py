@@ -20,6 +20,16 @@ _NAME = re.compile(r"(trunk|branch|decay)-(?:of(\d+)-)?(\d+)")
 
 
 @dataclass(frozen=True)
+class _Found:
+    """A checkpoint's folder. planned: the steps of the training that a decay belongs to."""
+
+    step: int
+    kind: str
+    planned: int | None
+    path: Path
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """A folder of checkpoints. Only one process may use it at a time.
 
@@ -30,41 +40,39 @@ class Checkpoints:
     folder: Path
 
     def save(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Write one, then delete what it makes superfluous: all but the newest two of its kind.
+        """Write one, then delete what it makes superfluous: all but the newest two of its kind so far.
 
-        Of the trunk the newest two checkpoints and all branches are kept.
+        Later ones are a longer training's, and stay. So do all branches.
         """
         of = f"of{facts['planned']:08d}-" if facts["kind"] == "decay" else ""
         checkpoint.write(self.folder / f"{facts['kind']}-{of}{facts['step']:08d}", tensors, facts)
-        trunk = [path for kind, _, path in self._all() if kind == "trunk"]
-        decay = [
-            path for kind, planned, path in self._all() if kind == "decay" and planned == facts["planned"]
-        ]
+        past = [one for one in self._all() if one.step <= facts["step"]]
+        trunk = [one.path for one in past if one.kind == "trunk"]
+        decay = [one.path for one in past if one.kind == "decay" and one.planned == facts["planned"]]
         for path in (*trunk[:-_KEPT], *decay[:-_KEPT]):
             shutil.rmtree(path, ignore_errors=True)
 
     def newest(self, planned: Schedule) -> Iterator[Saved]:
         """The checkpoints a training of that plan can go on from, the farthest first; damaged ones never."""
         checkpoint.remove_partials(self.folder)
-        of_trunk = [path for kind, _, path in self._all() if kind != "decay"]
-        of_decay = [path for kind, steps, path in self._all() if kind == "decay" and steps == planned.steps]
-        for path in (*reversed(of_decay), *reversed(of_trunk)):
-            saved = checkpoint.read(path)
-            # A decay is only gone on with when it is this plan's; the trunk only as far as this plan's goes.
-            if saved is None or (saved.facts["kind"] != "decay" and saved.facts["step"] > planned.branch):
-                continue
-            yield saved
+        # A decay is only gone on with when it is this plan's; the trunk only as far as this plan's goes.
+        decay = [one for one in self._all() if one.kind == "decay" and one.planned == planned.steps]
+        trunk = [one for one in self._all() if one.kind != "decay" and one.step <= planned.branch]
+        for one in (*reversed(decay), *reversed(trunk)):
+            saved = checkpoint.read(one.path)
+            if saved is not None:
+                yield saved
 
     def forget_decay(self, planned: int) -> None:
         """Delete the checkpoints of a decay that has come to its end."""
-        for kind, steps, path in self._all():
-            if kind == "decay" and steps == planned:
-                shutil.rmtree(path, ignore_errors=True)
+        for one in self._all():
+            if one.kind == "decay" and one.planned == planned:
+                shutil.rmtree(one.path, ignore_errors=True)
 
-    def _all(self) -> list[tuple[str, int | None, Path]]:
-        """(kind, planned steps of a decay, path) of all, by step."""
+    def _all(self) -> list[_Found]:
+        """All checkpoints, by step."""
         found = []
         for path in self.folder.iterdir():
             if name := _NAME.fullmatch(path.name):
-                found.append((int(name[3]), name[1], int(name[2]) if name[2] else None, path))
-        return [(kind, planned, path) for _, kind, planned, path in sorted(found, key=lambda one: one[0])]
+                found.append(_Found(int(name[3]), name[1], int(name[2]) if name[2] else None, path))
+        return sorted(found, key=lambda one: one.step)
