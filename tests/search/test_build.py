@@ -56,7 +56,7 @@ def test_a_mistake_is_one_line_and_code_2(
     assert len(lines) == 1
     assert words in lines[0]
     assert "Traceback" not in done.stderr
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["models"]
+    assert {path.name for path in (tmp_path / "work").iterdir()} <= {"models"}
     assert list((tmp_path / "work" / "models" / ".cache" / "stages").glob(".*")) == []
 
 
@@ -80,5 +80,5 @@ def test_a_build_that_takes_too_long_fails_and_leaves_nothing(tiny: Path, talk: 
     done = run(wanted, *options, where=tmp_path / "work")
     assert done.returncode == 1
     assert "no answer within 1 s" in done.stderr
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["models"]
+    assert {path.name for path in (tmp_path / "work").iterdir()} <= {"models"}
     assert list((tmp_path / "work" / "models" / ".cache" / "stages").glob(".*")) == []
