@@ -147,16 +147,18 @@ def print_table(records: list[TrialRecord], file: IO[str]) -> None:
 
 
 def with_and_without_training(records: list[TrialRecord]) -> str | None:
-    """The best trial with recovery beside the best without, in a line; None while either is missing."""
+    """The best trial with recovery beside the best without, in a line; None when none was tried with it."""
     from search.records import best_first
 
+    if not any(record.config.trains for record in records):
+        return None
     firsts = []
     for trained in (True, False):
         found = best_first([record for record in records if record.config.trains == trained])
-        if not found:
-            return None
-        record, score = found[0]
-        firsts.append(f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f}, trial {record.number})")
+        told = "none was measured to the end"
+        for record, score in found[:1]:
+            told = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f}, trial {record.number})"
+        firsts.append(told)
     return f"best Score with recovery: {firsts[0]}; without: {firsts[1]}"
 
 

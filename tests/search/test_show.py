@@ -60,6 +60,9 @@ def test_the_best_with_recovery_is_told_beside_the_best_without(
     trained = CompressionConfig.model_validate({"depth": {"layers": 4}, "distill": {}})
     records = [scored(0, 0.5), scored(1, 0.55), scored(2, 0.6).model_copy(update={"config": trained})]
     assert show.with_and_without_training(records[:2]) is None
+    assert show.with_and_without_training(records[2:]) == (
+        "best Score with recovery: 0.6000 (0.5900–0.6100, trial 2); without: none was measured to the end"
+    )
     for record in records:
         save_trial("demo", record)
     show.main(["--study", "demo"])
