@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch  # noqa: TID253  only processes that train import this module
 from torch.nn import functional  # noqa: TID253
 
-from squeeze.config import Divergence
+from squeeze.parts import Divergence
 
 _CHUNK = {"cpu": 1 << 25, "cuda": 1 << 26}
 """Logits of a chunk: 128 MiB or, for a GPU's larger products, 256 MiB as 32-bit floats; a handful live."""
