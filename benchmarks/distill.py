@@ -251,9 +251,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(options, key) is None:
             setattr(options, key, value)
     options.steps = options.warmup + options.repeats * options.block
-    for key in ("work",):
-        value = getattr(options, key)
-        setattr(options, key, str(value) if value else None)
+    options.work = str(options.work) if options.work else None
     return options
 
 

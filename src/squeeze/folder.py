@@ -176,8 +176,8 @@ def publish(out: Path) -> Iterator[Path]:
     try:
         yield partial
         for path in partial.iterdir():
-            _flush(path)
-        _flush(partial)
+            flush(path)
+        flush(partial)
         try:
             partial.rename(out)
         except OSError as error:
@@ -186,7 +186,7 @@ def publish(out: Path) -> Iterator[Path]:
                     f"a model must be written to a new folder; {out} appeared meanwhile"
                 ) from error
             raise
-        _flush(out.parent)
+        flush(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -204,7 +204,7 @@ def remove_partials(out: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the kernel write a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch  # noqa: TID253  only processes that train import this module
 
+from squeeze.folder import flush
+
 _TENSORS, _FACTS, _COMPLETE = "tensors.safetensors", "facts.json", "complete.json"
 
 
@@ -40,10 +42,10 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str,
         hashes = {name: _hash(partial / name) for name in (_TENSORS, _FACTS)}
         (partial / _COMPLETE).write_text(json.dumps(hashes), encoding="utf-8")
         for path in (*partial.iterdir(), partial):
-            _flush(path)
+            flush(path)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -71,11 +73,3 @@ def remove_partials(folder: Path) -> None:
 def _hash(path: Path) -> str:
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
