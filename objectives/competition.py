@@ -25,6 +25,10 @@ CONFIDENCE = 0.90
 PERF_CEILING = 1.05
 """The PerfNorm that no compression is believed to exceed; the best known entries are below 1.02."""
 
+FAR, FAR_CEILING = 1.0, 0.8
+"""A model whose divergence from the baseline is this many nats per token or more (twice the standard error
+taken off) is believed to have no PerfNorm above the second number. Nearer by, divergence ranks badly."""
+
 PROBE_MARGIN = 0.05
 """How far the time ratio over a few questions may be above the one over all of them."""
 
@@ -90,7 +94,8 @@ def perf(measurement: Measurement) -> float:
 def optimistic(measurement: Measurement, baseline: Measurement) -> float:
     """The highest Score that a partial measurement could still reach, with a risk of a few percent.
 
-    Quality: at the speed rung the questions are too few to tell, so ``PERF_CEILING``; after the first block
+    Quality: at the speed rung nothing was asked, so ``PERF_CEILING``; a model that diverges far from the
+    baseline is believed to be collapsed, see ``FAR``; after the first block
     the upper end of a one-sided 97.5 % bound from the questions answered so far, each paired with the
     baseline's, with a phantom gain and loss added to every benchmark, and never above the ceiling; then, with
     every question answered, PerfNorm itself.
@@ -103,6 +108,9 @@ def optimistic(measurement: Measurement, baseline: Measurement) -> float:
     concluded from the probe then.
     """
     ceiling = PERF_CEILING
+    far = measurement.divergence
+    if far is not None and far.mean - 2 * far.error >= FAR:
+        ceiling = FAR_CEILING
     if measurement.rung in ("rest", "repeats"):
         ceiling, _ = paired_perf(measurement, baseline, WEIGHTS)
     elif measurement.rung == "block":
@@ -119,10 +127,11 @@ def estimate(measurement: Measurement, baseline: Measurement) -> Estimate:
     if not passes:
         passes, reference = measurement.probe, measurement.probe_reference
     ratio, _, _ = time_ratio(passes, reference or baseline.passes)
+    apart = measurement.divergence.mean if measurement.divergence else None
     if not measurement.questions:
-        return Estimate(speed_norm=1 - ratio)
+        return Estimate(speed_norm=1 - ratio, divergence=apart)
     perf_norm, error = paired_perf(measurement, baseline, WEIGHTS)
-    return Estimate(speed_norm=1 - ratio, perf_norm=perf_norm, perf_error=error)
+    return Estimate(speed_norm=1 - ratio, divergence=apart, perf_norm=perf_norm, perf_error=error)
 
 
 def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:

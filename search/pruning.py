@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 if TYPE_CHECKING:
     from optuna.study import Study
 
-RUNGS = ("shape", "speed", "block", "rest")
+RUNGS = ("shape", "speed", "divergence", "divergence_more", "block", "rest")
 """The steps of the reports, cheapest first."""
 
 

@@ -33,8 +33,10 @@ def parser() -> argparse.ArgumentParser:
         "--seeds", type=positive, default=24, help="searches, with the seeds 0, 1, … (default: 24)"
     )
     options.add_argument("--json", action="store_true", help="one JSON object a search a line")
-    options.add_argument("--record", metavar="STUDY", help="write --table from that study's records instead")
-    options.add_argument("--model", help="the base of that study (default: the embedded model)")
+    options.add_argument(
+        "--record", metavar="STUDY", nargs="+", help="write --table from the records of these studies instead"
+    )
+    options.add_argument("--model", help="the base of those studies (default: the embedded model)")
     return options
 
 
@@ -67,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _record(study: str, model: str | None) -> Table:
-    """The table of a study that was searched on this machine."""
+def _record(studies: Sequence[str], model: str | None) -> Table:
+    """The table of studies of one space that were searched on this machine."""
     from search.records import MODELS, check_name, load_trials
     from search.table import Table, make_rows, target_fields
     from squeeze.bench.engine import versions
@@ -79,10 +81,11 @@ def _record(study: str, model: str | None) -> Table:
     from squeeze.target import Target
 
     base = fetch(model or str(MODEL_DIR), MODELS)
-    rows = make_rows(load_trials(check_name(study)), Decoder.read(base))
+    records = [record for study in studies for record in load_trials(check_name(study))]
+    rows = make_rows(records, Decoder.read(base))
     if not rows:
         raise ConfigError(
-            f"a table is made from trials that were measured to the end; {study} has none here; "
+            f"a table is made from trials that were measured to the end; {', '.join(studies)} has none here; "
             f"search it with --audit 1 first"
         )
     return Table(

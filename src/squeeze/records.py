@@ -82,19 +82,42 @@ class Pass(Record):
         return seconds / tokens if tokens else float("inf")
 
 
-Rung = Literal["speed", "block", "rest", "repeats"]
+class Sampled(Record):
+    """An answer that the baseline drew at temperature 1.
+
+    benchmark, place: the question, by its place in the drawn order. tokens: ids. log_p: the natural logarithm
+    of the probability that the baseline gives each.
+    """
+
+    benchmark: str
+    place: int
+    tokens: tuple[int, ...]
+    log_p: tuple[float, ...]
+
+
+class Divergence(Record):
+    """KL divergence of a model from the baseline, nats per token: the mean over ``tokens``, its error."""
+
+    tokens: int
+    mean: float
+    error: float
+
+
+Rung = Literal["speed", "divergence", "divergence_more", "block", "rest", "repeats"]
 
 
 class Measurement(Record):
     """Raw numbers of one model in one engine.
 
     workload: its key. engine: arguments and versions as resolved. complete: every question asked and
-    every repeat timed. rung: how far it got: ``speed`` (the probe), ``block`` (the first block of questions),
-    ``rest`` (all of them once), ``repeats``. questions: benchmark -> outcomes, in order of index. passes:
+    every repeat timed. rung: how far it got: ``speed`` (the probe), ``divergence`` from what the baseline
+    said, ``divergence_more`` over more of it, ``block`` (the first block of questions), ``rest`` (all of them
+    once), ``repeats``. questions: benchmark -> outcomes, in order of index. passes:
     timed passes of this model, the last one over the first block alone at rung ``block``. reference: passes
     of the baseline over the same questions, timed in between; empty for the baseline itself. probe,
     probe_reference: likewise, over the probe's few questions, every answer of the same given length; none for
-    the baseline. seconds: phase (start, generate, …) -> s.
+    the baseline. sampled: what the baseline said; its own measurement has it. divergence: a candidate's from
+    that. seconds: phase (start, generate, …) -> s.
     """
 
     model: str
@@ -107,6 +130,8 @@ class Measurement(Record):
     reference: tuple[Pass, ...] = ()
     probe: tuple[Pass, ...] = ()
     probe_reference: tuple[Pass, ...] = ()
+    sampled: tuple[Sampled, ...] = ()
+    divergence: Divergence | None = None
     seconds: Mapping[str, float] = {}
 
     @property
@@ -139,9 +164,14 @@ class Measurement(Record):
 
 
 class Estimate(Record):
-    """What a partial measurement says so far. perf_norm with its standard error; None before any question."""
+    """What a partial measurement says so far.
+
+    divergence: from the baseline, nats per token; None before that rung. perf_norm with its standard error;
+    None before any question.
+    """
 
     speed_norm: float
+    divergence: float | None = None
     perf_norm: float | None = None
     perf_error: float | None = None
 

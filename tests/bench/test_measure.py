@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -20,7 +20,7 @@ from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import CandidateError
-from squeeze.records import Measurement
+from squeeze.records import Measurement, Rung
 from squeeze.target import Target
 
 pytestmark = pytest.mark.engine
@@ -31,6 +31,7 @@ WORKLOAD = Workload(
     questions={"kmmlu_redux": 12, "ko_longrag": 4, "komt_bench": 2},
     max_tokens=24,
     probe=2,
+    divergence=(8, 40),
     probes=2,
     repeats=2,
     start_deadline_s=300,
@@ -67,10 +68,13 @@ def test_a_candidate_grows_rung_by_rung_with_the_baseline_timed_in_turn(
 ) -> None:
     told: list[Any] = []
     rungs = list(bench.measure(MODEL_DIR, log=tmp_path / "log", tell=told.append))
-    assert [one.rung for one in rungs] == ["speed", "block", "rest", "repeats"]
-    assert [one.complete for one in rungs] == [False, False, False, True]
-    assert [len(one.questions.get("kmmlu_redux", ())) for one in rungs] == [0, 3, 12, 12]
-    assert [len(one.passes) for one in rungs] == [0, 1, 1, 2]
+    assert [one.rung for one in rungs] == list(get_args(Rung))
+    assert [one.complete for one in rungs] == [False] * 5 + [True]
+    assert [len(one.questions.get("kmmlu_redux", ())) for one in rungs] == [0, 0, 0, 3, 12, 12]
+    assert [len(one.passes) for one in rungs] == [0, 0, 0, 1, 1, 2]
+    told_of = [one.divergence.tokens for one in rungs if one.divergence]
+    assert 8 <= told_of[0] < told_of[1] == sum(len(one.tokens) for one in baseline.sampled) >= 40
+    assert all(one.divergence.mean == 0.0 for one in rungs if one.divergence)  # the same model
     for one in rungs:
         assert len(one.reference) == len(one.passes)
         assert len(one.probe) == len(one.probe_reference) == 2
@@ -111,7 +115,7 @@ def test_a_baseline_engine_that_was_killed_is_started_again(bench: Bench, tmp_pa
     pid = reference._served._child.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert [one.rung for one in measuring] == ["block", "rest", "repeats"]
+    assert [one.rung for one in measuring] == list(get_args(Rung))[1:]
 
 
 def test_a_model_that_says_nothing_fails_as_empty_output(bench: Bench, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import objectives
 from objectives import competition
 from squeeze.errors import ConfigError
-from squeeze.records import Measurement, Pass, Question, Rung, Timing
+from squeeze.records import Divergence, Measurement, Pass, Question, Rung, Timing
 
 
 def questions(scores: Sequence[float | None]) -> tuple[Question, ...]:
@@ -172,6 +172,20 @@ def test_the_optimistic_value_is_not_below_the_score_it_precedes(rung: Rung) -> 
         {"kmmlu_redux": half(min(count, 88), count)}, *times[:2], reference=others[:2], rung=rung
     )
     assert competition.optimistic(partial, base) >= final.value
+
+
+def test_only_a_model_that_is_surely_far_from_the_baseline_is_believed_to_have_collapsed() -> None:
+    base = measurement({"kmmlu_redux": half(70, 100)}, 2e-4, 2e-4)
+    near = measurement({}, 2e-4, 2e-4, reference=(2e-4, 2e-4), rung="divergence")
+
+    def bound(mean: float, error: float) -> float:
+        apart = Divergence(tokens=2048, mean=mean, error=error)
+        return competition.optimistic(near.model_copy(update={"divergence": apart}), base)
+
+    lost = 0.5 * (competition.PERF_CEILING - competition.FAR_CEILING)
+    assert bound(0.5, 0.01) == bound(1.1, 0.1) == competition.optimistic(near, base)
+    assert bound(1.5, 0.1) == pytest.approx(bound(0.5, 0.01) - lost)
+    assert competition.estimate(near, base).divergence is None
 
 
 def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:

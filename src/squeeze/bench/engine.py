@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.bench import tasks
+from squeeze.bench.divergence import likelihoods, say
 from squeeze.bench.workload import Workload
 from squeeze.child import Event
 from squeeze.data.sets import Row, load_rows
 from squeeze.errors import CandidateError, SetupError
 from squeeze.forkserver import classified
-from squeeze.records import Question, Timing
+from squeeze.records import Question, Sampled, Timing
 from squeeze.versions import installed
 
 QUESTIONS_SEED = 42
@@ -55,8 +56,22 @@ class Generate:
     exact: int | None = None
 
 
+@dataclass(frozen=True)
+class Say:
+    """Draw answers of so many tokens at temperature 1. Its answer is a list of ``Sampled``."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """How likely each token of these answers is. Its answer is what ``likelihoods`` gives."""
+
+    said: tuple[Sampled, ...]
+
+
 class Engine:
-    """The handler: ``Start``, then any number of ``Generate``.
+    """The handler: ``Start``, then any number of the others.
 
     Prompts are rendered with the model's own chat template, exactly as ``LLM.chat`` does, before the clock
     starts: only generation is timed, which is what the contest's Time is.
@@ -69,9 +84,15 @@ class Engine:
         self._rows: dict[str, list[tuple[int, Row]]] = {}
         self._prompts: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
 
-    def __call__(self, request: Start | Generate, tell: Callable[[Event], None]) -> Any:
+    def __call__(self, request: Start | Generate | Say | Weigh, tell: Callable[[Event], None]) -> Any:
         if isinstance(request, Start):
             return self._start(tell)
+        if isinstance(request, Say):
+            counts = {name: len(drawn) for name, drawn in self._rows.items()}
+            return say(self._llm, counts, self._question, request.tokens)
+        if isinstance(request, Weigh):
+            tell({"stage": "divergence"})
+            return likelihoods(self._llm, request.said, self._question)
         tell({"stage": request.benchmark, "questions": request.stop - request.start})
         return self._generate(request)
 
@@ -130,6 +151,11 @@ class Engine:
             )
             for place, (index, row) in enumerate(rows)
         ], timing
+
+    def _question(self, benchmark: str, place: int) -> list[int]:
+        """Token ids of the first turn of the question at a place of the drawn order."""
+        index, row = self._rows[benchmark][place]
+        return self._prompt(benchmark, index, row, ())
 
     def _prompt(self, benchmark: str, index: int, row: Row, answers: tuple[str, ...]) -> list[int]:
         """Token ids of the chat so far, rendered once."""

@@ -7,16 +7,18 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from squeeze.bench.divergence import divergence
 from squeeze.bench.engine import versions
 from squeeze.bench.reference import Beside, Bracketed, Reference
 from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import Workload
 from squeeze.config import digest
 from squeeze.errors import CandidateError
-from squeeze.records import Measurement, Pass, Question, Rung, Timing
+from squeeze.records import Measurement, Pass, Question, Rung, Sampled, Timing
 from squeeze.target import Target
 
 
@@ -48,15 +50,18 @@ class Bench:
         """
         served = self._reference.serve(tell)
         try:
-            *_, self.baseline = _rungs(served, self._base, self.workload, None, {}, tell)
+            *_, measured = _rungs(served, self._base, self.workload, None, {}, tell)
+            tokens = self.workload.divergence
+            said = served.say(tokens[-1]) if tokens else ()
         finally:
             self._reference.end()
+        self.baseline = measured.model_copy(update={"sampled": said})
         return self.baseline
 
     def measure(
         self, model: Path, *, log: Path, tell: Tell = silent, known: Measurement | None = None
     ) -> Generator[Measurement, None, None]:
-        """Yield a growing Measurement after each rung: ``speed``, ``block``, ``rest``, ``repeats``, the last.
+        """Yield a growing Measurement after each rung of ``squeeze.records.Rung``; ``repeats`` is the last.
 
         Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator
         early ends the candidate's engine. ``baseline`` must be known. known: an earlier
@@ -70,7 +75,8 @@ class Bench:
             with Served(model, self.workload, log, tell) as served:
                 probed = {"probe": known.probe, "probe_reference": known.probe_reference} if known else {}
                 asked = {} if known else lengths
-                for measurement in _rungs(served, model, self.workload, self._reference, asked, tell):
+                said = self.baseline.sampled
+                for measurement in _rungs(served, model, self.workload, self._reference, asked, tell, said):
                     yield measurement.model_copy(update=probed)
         finally:
             self._reference.end()
@@ -116,8 +122,9 @@ def _rungs(
     reference: Reference | None,
     lengths: Mapping[str, int],
     tell: Tell,
+    said: Sequence[Sampled] = (),
 ) -> Iterator[Measurement]:
-    """The rungs of one model in its engine; see ``Bench.measure``."""
+    """The rungs of one model in its engine; see ``Bench.measure``. said: by the baseline."""
     began = time.perf_counter()
     slices = served.slices(lengths)
     turn = 0
@@ -163,6 +170,7 @@ def _rungs(
             reference=tuple(timed for lap in laps for timed in lap.reference),
             probe=tuple(lap.timed for lap in probes),
             probe_reference=tuple(timed for lap in probes for timed in lap.reference),
+            divergence=divergence(said[: len(weighed)], weighed) if weighed else None,
             seconds={
                 **served.seconds,
                 "generate": generating,
@@ -172,10 +180,17 @@ def _rungs(
 
     engine: dict[str, Any] = {"given": workload.engine.model_dump(mode="json"), **served.engine}
     probes: list[_Lap] = []
+    weighed: list[tuple[float, ...]] = []
     for repeat in range(workload.probes if slices.probe else 0):
         probes.append(_Lap())
         ask(probes[-1], slices.probe, repeat, None)
     yield measurement("speed", probes, [])
+    if said and workload.divergence:
+        first = _until(said, workload.divergence[0])
+        weighed += served.weigh(said[:first], tell)
+        yield measurement("divergence", probes, [])
+        weighed += served.weigh(said[first:], tell)
+        yield measurement("divergence_more", probes, [])
     laps = [_Lap()]
     ask(laps[0], slices.block, 0, answers)
     yield measurement("block", probes, laps)
@@ -186,6 +201,12 @@ def _rungs(
         laps.append(_Lap())
         ask(laps[-1], (*slices.block, *slices.rest), repeat, None)
     yield measurement("repeats", probes, laps)
+
+
+def _until(said: Sequence[Sampled], tokens: int) -> int:
+    """How many answers have so many tokens together; all of them when they have fewer."""
+    lengths = accumulate(len(one.tokens) for one in said)
+    return next((count for count, length in enumerate(lengths, 1) if length >= tokens), len(said))
 
 
 def _answer_lengths(baseline: Measurement, workload: Workload) -> dict[str, int]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from squeeze.bench.engine import Engine, Generate, Start, Started
+from squeeze.bench.engine import Engine, Generate, Say, Start, Started, Weigh
 from squeeze.bench.workload import Workload
 from squeeze.child import Child, Event
-from squeeze.records import Question, Timing
+from squeeze.records import Question, Sampled, Timing
 
 Tell = Callable[[Event], None]
 
@@ -89,6 +89,18 @@ class Served:
         _, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
         assert isinstance(timing, Timing)
         return timing
+
+    def say(self, tokens: int) -> tuple[Sampled, ...]:
+        """Answers of so many tokens, drawn at temperature 1."""
+        return tuple(self._child.call(Say(tokens), deadline_s=self._workload.part_deadline_s))
+
+    def weigh(self, said: Sequence[Sampled], tell: Tell = silent) -> list[tuple[float, ...]]:
+        """The log-probability of each token of answers that another model said."""
+        request = Weigh(tuple(said))
+        found: list[tuple[float, ...]] = self._child.call(
+            request, deadline_s=self._workload.part_deadline_s, tell=tell
+        )
+        return found
 
     @property
     def alive(self) -> bool:

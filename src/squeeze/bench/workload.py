@@ -43,7 +43,9 @@ class Workload(Part):
     drawn once with a fixed seed. max_tokens: cap of one answer; None = the benchmark's own (quick) cap.
     first_block: the share of the questions that is asked, and may end a candidate, before the rest.
     probe: questions of each benchmark in the speed probe, where an answer is as long as the baseline's mean
-    one. probe_tokens: the most tokens of an answer there. probes: passes of the probe. repeats: timed
+    one. probe_tokens: the most tokens of an answer there. probes: passes of the probe. divergence: tokens of
+    the baseline's own words over which a candidate's divergence from it is taken, at first and then in all;
+    none: it is not. repeats: timed
     passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
     one benchmark's block or rest.
     """
@@ -56,6 +58,7 @@ class Workload(Part):
     probe: int = Field(8, ge=1)
     probe_tokens: int = Field(32, ge=1)
     probes: int = Field(2, ge=1)
+    divergence: tuple[int, int] | None = (2048, 16_384)
     repeats: int = Field(3, ge=1)
     start_deadline_s: float = Field(900, gt=0)
     part_deadline_s: float = Field(1200, gt=0)
@@ -68,6 +71,13 @@ class Workload(Part):
         if unknown:
             raise ValueError(f"benchmarks must be among {', '.join(tasks.names())}; got {', '.join(unknown)}")
         return questions
+
+    @field_validator("divergence")
+    @classmethod
+    def _grows(cls, tokens: tuple[int, int] | None) -> tuple[int, int] | None:
+        if tokens is not None and not 0 < tokens[0] < tokens[1]:
+            raise ValueError(f"tokens of the divergence must be above 0 and grow; got {list(tokens)}")
+        return tokens
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
@@ -126,6 +136,8 @@ def demo(data: str) -> Workload:
         data=data,
         questions={"kmmlu_redux": 80, "kmmlu_pro": 80, "ko_longrag": 40, "komt_bench": 8},
         max_tokens=64,
+        divergence=(64, 256),
+        repeats=2,
         start_deadline_s=180,
         part_deadline_s=120,
         engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
