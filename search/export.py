@@ -1,7 +1,7 @@
 """Write a trial's model as submit.zip, as the contest's server reads it.
 
-Without --trial it is the best trial of the study. The zip is written beside the target, checked by every
-rule, and renamed into place.
+Without --trial it is the best trial of the study, of those that were measured again if any was. The zip is
+written beside the target, checked by every rule, and renamed into place.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     record, folder = choose(arguments.study, arguments.trial)
     path = export(folder, arguments.out)
-    score = f"score {record.score.value:.4f}" if record.score else "no score"
+    score = f"score {record.final.value:.4f}" if record.final else "no score"
+    score += ", measured twice" if record.confirmed else ""
     print(
         f"trial {record.number} of {arguments.study} ({score}), {path.stat().st_size:,} bytes; "
         f"check that it answers with: python -m search.check {path}",
@@ -63,7 +64,7 @@ def choose(study: str, number: int | None) -> tuple[TrialRecord, Path]:
 
 
 def best(study: str, records: Sequence[TrialRecord]) -> TrialRecord:
-    """The trial with the highest score."""
+    """The trial that is the best by ``best_first``."""
     ranked = best_first(list(records))
     if not ranked:
         raise ConfigError(

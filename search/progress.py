@@ -11,18 +11,19 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-from search.records import TrialRecord, study_folder, write_whole
+from search.records import TrialRecord, best_first, study_folder, write_whole
 from search.study import owner
 from squeeze.config import Training
+from squeeze.records import Score
 
 
 class Progress:
     """Tells what happens, on stderr.
 
-    study: its name. total: trials wanted. done: trials finished before this start.
+    study: its name. total: trials wanted. done: trials finished before this start. best: the best of them.
     """
 
-    def __init__(self, study: str, total: int, done: int, best: float | None) -> None:
+    def __init__(self, study: str, total: int, done: int, best: TrialRecord | None) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.study = study
         self.total = total
@@ -68,7 +69,7 @@ class Progress:
             "since": self._since,
             "finished": self.done,
             "trials": self.total,
-            "best": self.best,
+            "best": self._best_value,
             "seconds_left": self.seconds_left,
         }
         write_whole(study_folder(self.study) / "live.json", json.dumps(state))
@@ -84,15 +85,27 @@ class Progress:
         self.done = done
         seconds = time.time() - self._since
         self._spent.append(seconds)
-        if (
-            record.state == "complete"
-            and record.score
-            and (self.best is None or record.score.value > self.best)
-        ):
-            self.best = record.score.value
+        ranked = best_first([record] if self.best is None else [self.best, record])
+        self.best = ranked[0][0] if ranked else None
         left = f", {minutes(self.seconds_left)} left" if self.seconds_left else ""
-        best = f"best {self.best:.4f}" if self.best is not None else "no best yet"
-        self.say(f"[{self.done}/{self.total}] {describe(record)}  {seconds:.0f} s  ({best}{left})")
+        self.say(f"[{self.done}/{self.total}] {describe(record)}  {seconds:.0f} s  ({self._told()}{left})")
+
+    def confirm(self, record: TrialRecord, best: TrialRecord) -> None:
+        """A finalist was measured again; ``best`` is the study's best now."""
+        assert record.confirmation is not None
+        self.best = best
+        self.say(
+            f"trial {record.number} again: {compression(record)}: "
+            f"Score {plus_minus(record.confirmation.again)}, with the first "
+            f"{plus_minus(record.confirmation.pooled)}  {time.time() - self._since:.0f} s  ({self._told()})"
+        )
+
+    @property
+    def _best_value(self) -> float | None:
+        return self.best.final.value if self.best and self.best.final else None
+
+    def _told(self) -> str:
+        return f"best {self._best_value:.4f}" if self._best_value is not None else "no best yet"
 
     @property
     def seconds_left(self) -> float:
@@ -101,7 +114,7 @@ class Progress:
         return mean * max(0, self.total - self.done)
 
     def _line(self) -> str:
-        best = f" · best {self.best:.4f}" if self.best is not None else ""
+        best = f" · best {self._best_value:.4f}" if self._best_value is not None else ""
         left = f" · {minutes(self.seconds_left)} left" if self.seconds_left else ""
         return f"{self.done}/{self.total} · {self.doing} · {self.stage_name or 'start'}{best}{left}"
 
@@ -110,12 +123,16 @@ def describe(record: TrialRecord) -> str:
     """A trial in one line: number, compression, what came of it."""
     text = f"trial {record.number}: {compression(record)}: "
     if record.state == "complete" and record.score:
-        half = (record.score.high - record.score.low) / 2
         return text + (
-            f"Score {record.score.value:.4f} ± {half:.4f} "
+            f"Score {plus_minus(record.score)} "
             f"(PerfNorm {record.score.perf_norm:.3f}, SpeedNorm {record.score.speed_norm:+.3f})"
         )
     return f"{text}{record.state}: {record.reason}"
+
+
+def plus_minus(score: Score) -> str:
+    """A Score with half the width of its interval, e.g. ``0.5427 ± 0.0361``."""
+    return f"{score.value:.4f} ± {(score.high - score.low) / 2:.4f}"
 
 
 def compression(record: TrialRecord) -> str:

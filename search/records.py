@@ -25,6 +25,19 @@ CACHE = ".cache"
 State = Literal["complete", "pruned", "failed"]
 
 
+class Confirmation(Record):
+    """What a trial's second measurement, in fresh processes, came to.
+
+    baseline: key of the baseline's measurement that it was scored against. again: from it alone, so that the
+    luck that made the trial a finalist has no part in it. pooled: from the timed passes of both, which is
+    surer; ``again`` once more where the first was made beside another baseline.
+    """
+
+    baseline: str
+    again: Score
+    pooled: Score
+
+
 class TrialRecord(Record):
     """All that is known of a finished trial.
 
@@ -33,7 +46,8 @@ class TrialRecord(Record):
     bounds: rung -> the highest Score still possible after it. estimates: rung -> what it said. reached:
     rung -> s since measuring began. seconds: stage -> s. reason: why it was pruned or failed; None when it
     was measured to the end. failure: its class. audit: why it would have been pruned, had it not been drawn
-    to be measured to the end all the same. audit_best: the best Score at that time.
+    to be measured to the end all the same. audit_best: the best Score at that time. score: what it measured,
+    which Optuna has too and which never changes. confirmation: what a finalist's second measurement said.
     """
 
     number: int
@@ -52,6 +66,17 @@ class TrialRecord(Record):
     failure: FailureClass | None = None
     audit: str | None = None
     audit_best: float | None = None
+    confirmation: Confirmation | None = None
+
+    @property
+    def confirmed(self) -> Score | None:
+        """The Score from both measurements; None when the trial was measured once or not at all."""
+        return self.confirmation.pooled if self.confirmation else None
+
+    @property
+    def final(self) -> Score | None:
+        """The confirmed Score, or else the first one."""
+        return self.confirmed or self.score
 
     @property
     def wrongly_pruned(self) -> bool | None:
@@ -97,9 +122,28 @@ def load_trials(study: str) -> list[TrialRecord]:
 
 
 def best_first(records: list[TrialRecord]) -> list[tuple[TrialRecord, Score]]:
-    """The trials measured to the end with their scores, best first; ties by the smaller number."""
-    scored = [(record, record.score) for record in records if record.state == "complete" and record.score]
-    return sorted(scored, key=lambda pair: (-pair[1].value, pair[0].number))
+    """The trials measured to the end with their final Scores: the best, then the others, highest first.
+
+    The best is the confirmed trial with the highest confirmed Score, if any is confirmed: the highest of many
+    first Scores is also the luckiest, and one that was not measured again must not beat those that were. It
+    comes next where it is higher, so that its model is kept until it is measured again itself. Ties go to the
+    smaller number.
+    """
+    scored = [(record, record.final) for record in records if record.state == "complete" and record.final]
+    scored.sort(key=lambda pair: (-pair[1].value, pair[0].number))
+    best = next((place for place, (record, _) in enumerate(scored) if record.confirmed), 0)
+    return [*scored[best : best + 1], *scored[:best], *scored[best + 1 :]]
+
+
+def standing(records: list[TrialRecord]) -> dict[int, Literal["best", "tie"]]:
+    """Number -> ``best``, or ``tie`` where the interval is not wholly below the best's."""
+    ranked = best_first(records)
+    found: dict[int, Literal["best", "tie"]] = {
+        record.number: "tie" for record, score in ranked if score.high >= ranked[0][1].low
+    }
+    if ranked:
+        found[ranked[0][0].number] = "best"
+    return found
 
 
 def audits(records: list[TrialRecord]) -> tuple[int, int]:
@@ -111,6 +155,20 @@ def audits(records: list[TrialRecord]) -> tuple[int, int]:
 def load_measurement(study: str, number: int) -> Measurement | None:
     """A trial's raw measurement; None when there is none that can be read."""
     return read_measurement(study_folder(study) / "measurements" / f"{number:04d}.json")
+
+
+def save_again(study: str, number: int, measurement: Measurement) -> None:
+    """Write the raw second measurement of a trial beside its first."""
+    write_whole(_again(study, number), measurement.model_dump_json(indent=1))
+
+
+def load_again(study: str, number: int) -> Measurement | None:
+    """A trial's raw second measurement; None when there is none that can be read."""
+    return read_measurement(_again(study, number))
+
+
+def _again(study: str, number: int) -> Path:
+    return study_folder(study) / "measurements" / f"{number:04d}-again.json"
 
 
 def save_baseline(study: str, key: str, baseline: Measurement) -> None:

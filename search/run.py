@@ -1,6 +1,7 @@
 """Search compression configurations of a model for the best Score; start it again to go on.
 
---trials counts the finished (complete or pruned) trials of the study: the same command goes on.
+--trials counts the finished (complete or pruned) trials of the study: the same command goes on. When there
+are so many, the leading ones are measured again before one is called best.
 """
 
 from __future__ import annotations
@@ -68,7 +69,14 @@ def parser() -> argparse.ArgumentParser:
         default=20,
         help="disk for outputs of stages and states of trainings, to be found again; 0: none (default: 20)",
     )
-    options.add_argument("--timeout", type=positive, help="begin no new trial after so many seconds")
+    options.add_argument(
+        "--finalists",
+        type=natural,
+        default=3,
+        help="how many leading trials, of those whose models are kept, are measured again before one is "
+        "called best, as far as their intervals leave open which; 0: none (default: 3)",
+    )
+    options.add_argument("--timeout", type=positive, help="begin nothing new after so many seconds")
     return options
 
 
@@ -77,11 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
 
     # Late, so that --help answers at once.
+    from search.finalists import confirm
     from search.prepare import open_search
     from search.progress import Progress
-    from search.records import audits, best_first, load_trials
+    from search.records import audits, best_first, load_trials, standing
     from search.settle import catch_up
-    from search.show import print_table, with_and_without_training
+    from search.show import best_told, print_table, with_and_without_training
     from search.study import alone, finished, told_in_a_line
 
     ends = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
@@ -90,20 +99,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = catch_up(search.study, search.mirror)
         best = best_first(load_trials(search.name))
         progress = Progress(
-            search.name, arguments.trials, finished(search.study), best[0][1].value if best else None
+            search.name, arguments.trials, finished(search.study), best[0][0] if best else None
         )
         if again:
             progress.say(f"queued again, cut off in the last run: trial {', '.join(map(str, again))}")
         if progress.done < arguments.trials:
             with progress.live(), search.measuring(progress) as (plan, bench):
                 _loop(arguments, ends, search.study, search.mirror, plan, bench, progress)
-    records = load_trials(search.name)
-    print_table(records, sys.stdout)
+        records = load_trials(search.name)
+        if progress.done >= arguments.trials:
+            confirm(search, records, progress, arguments.finalists, ends)
+    print_table(records, standing(records), sys.stdout)
     if line := with_and_without_training(records):
         print(line, file=sys.stderr)
     judged, wrong = audits(records)
     if judged:
         print(f"prunes audited to the end: {judged}, of which wrong: {wrong}", file=sys.stderr)
+    if line := best_told(records):
+        print(line, file=sys.stderr)
     return 0
 
 

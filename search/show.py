@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from search.cli import command_parser, positive, run_command
 
 if TYPE_CHECKING:
     from objectives import Objective
-    from search.records import TrialRecord
-    from squeeze.records import Score
+    from search.records import Confirmation, TrialRecord
+    from squeeze.records import Measurement, Score
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     arguments = parser().parse_args(argv)
-    from search.records import check_name, load_trials, study_folder
+    from search.records import check_name, load_trials, standing, study_folder
     from squeeze.errors import ConfigError
 
     name = check_name(arguments.study)
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         objective = objectives.load(arguments.objective)
         records = [_rescored(name, record, objective) for record in records]
+    places = standing(records)
     if arguments.trial is not None:
         chosen = [record for record in records if record.number == arguments.trial]
         if not chosen:
@@ -56,17 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         records = ranked(records)[: arguments.top]
     if arguments.json:
         for record in records:
-            print(json.dumps(as_json(record), ensure_ascii=False))
+            print(json.dumps(as_json(record, places.get(record.number)), ensure_ascii=False))
     else:
-        print_table(records, sys.stdout)
+        print_table(records, places, sys.stdout)
         if line := with_and_without_training(records):
             print(line, file=sys.stderr)
     return 0
 
 
-def as_json(record: TrialRecord) -> dict[str, Any]:
-    """The fields that scripts rely on."""
-    score = record.score
+def as_json(record: TrialRecord, place: str | None) -> dict[str, Any]:
+    """The fields that scripts rely on. place: of ``search.records.standing``."""
+    score, confirmed = record.score, record.confirmed
     return {
         "number": record.number,
         "state": record.state,
@@ -80,12 +81,17 @@ def as_json(record: TrialRecord) -> dict[str, Any]:
         "reason": record.reason,
         "tokens_per_answer": score.parts.get("tokens_per_answer") if score else None,
         "baseline_tokens_per_answer": score.parts.get("baseline_tokens_per_answer") if score else None,
+        "confirmed": (
+            {"value": confirmed.value, "low": confirmed.low, "high": confirmed.high} if confirmed else None
+        ),
+        "best": place == "best",
+        "tie": place == "tie",
     }
 
 
 def pareto_front(records: list[TrialRecord]) -> list[TrialRecord]:
     """The scored trials that no other beats in one of PerfNorm and SpeedNorm without losing in the other."""
-    scored = [(record, record.score) for record in records if record.score]
+    scored = [(record, record.final) for record in records if record.final]
 
     def beaten(perf: float, speed: float) -> bool:
         return any(
@@ -106,44 +112,65 @@ def ranked(records: list[TrialRecord]) -> list[TrialRecord]:
     return [*scored, *(record for record in records if record not in scored)]
 
 
-def print_table(records: list[TrialRecord], file: IO[str]) -> None:
-    """All trials, the scored ones first, best on top."""
+def print_table(records: list[TrialRecord], places: Mapping[int, str], file: IO[str]) -> None:
+    """All trials, the scored ones first, best on top. places: of ``search.records.standing``."""
     from rich.console import Console
     from rich.table import Table
 
     from search.progress import compression
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    figures_of = ("Score", "90 % interval", "PerfNorm", "SpeedNorm", "tokens")
-    for header in ("trial", "state", *figures_of, "compression", "s"):
+    figures_of = ("Score", "90 % interval", "confirmed", "PerfNorm", "SpeedNorm", "tokens")
+    for header in ("trial", "state", "", *figures_of, "compression", "s"):
         table.add_column(
-            header, justify="left" if header in ("state", "compression") else "right", no_wrap=True
+            header, justify="left" if header in ("state", "", "compression") else "right", no_wrap=True
         )
     table.add_column("reason", overflow="fold")
     for record in ranked(records):
-        score = record.score
-        figures = (
-            (
-                f"{score.value:.4f}",
-                f"{score.low:.4f}–{score.high:.4f}",
-                f"{score.perf_norm:.3f}",
-                f"{score.speed_norm:+.3f}",
-                _talk(score),
-            )
-            if score
-            else ("", "", "", "", "")
-        )
-        seconds = f"{sum(record.seconds.values()):.0f}"
         table.add_row(
             str(record.number),
             record.state,
-            *figures,
+            places.get(record.number, ""),
+            *_figures(record),
             compression(record),
-            seconds,
+            f"{sum(record.seconds.values()):.0f}",
             record.reason or "",
-            style=None,
         )
     Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
+
+
+def _figures(record: TrialRecord) -> tuple[str, ...]:
+    """First Score, its interval, confirmed Score, then the parts of the one that counts."""
+    from search.progress import plus_minus
+
+    if record.score is None or record.final is None:
+        return ("",) * 6
+    return (
+        f"{record.score.value:.4f}",
+        f"{record.score.low:.4f}–{record.score.high:.4f}",
+        plus_minus(record.confirmed) if record.confirmed else "",
+        f"{record.final.perf_norm:.3f}",
+        f"{record.final.speed_norm:+.3f}",
+        _talk(record.final),
+    )
+
+
+def best_told(records: list[TrialRecord]) -> str | None:
+    """The best trial in a line, with how sure that is; None when none was measured to the end."""
+    from search.progress import plus_minus
+    from search.records import best_first, standing
+
+    if not (leading := best_first(records)):
+        return None
+    record, score = leading[0]
+    line = f"best: trial {record.number}, Score {plus_minus(score)}"
+    if record.score and record.confirmation:
+        again = record.confirmation.again.value
+        line += f" (first {record.score.value:.4f}, again {again:.4f})"
+    else:
+        line += " (measured once)"
+    ties = [str(number) for number, place in standing(records).items() if place == "tie"]
+    return f"{line}; not known to be better than trial {', '.join(ties)}" if ties else line
 
 
 def with_and_without_training(records: list[TrialRecord]) -> str | None:
@@ -169,7 +196,7 @@ def _talk(score: Score) -> str:
 
 
 def _rescored(study: str, record: TrialRecord, objective: Objective) -> TrialRecord:
-    """The record with the Score of another objective, from the stored raw numbers."""
+    """The record with the Scores of another objective, from the stored raw numbers."""
     from search.records import load_baseline, load_measurement
 
     if record.state != "complete" or record.baseline is None:
@@ -177,8 +204,29 @@ def _rescored(study: str, record: TrialRecord, objective: Objective) -> TrialRec
     measurement = load_measurement(study, record.number)
     baseline = load_baseline(study, record.baseline)
     if measurement is None or baseline is None:
-        return record.model_copy(update={"score": None, "reason": "its raw measurement is missing"})
-    return record.model_copy(update={"score": objective.score(measurement, baseline)})
+        lost = {"score": None, "confirmation": None, "reason": "its raw measurement is missing"}
+        return record.model_copy(update=lost)
+    scores = {
+        "score": objective.score(measurement, baseline),
+        "confirmation": _judged_again(study, record, measurement, objective),
+    }
+    return record.model_copy(update=scores)
+
+
+def _judged_again(
+    study: str, record: TrialRecord, first: Measurement, objective: Objective
+) -> Confirmation | None:
+    """The confirmation by another objective; None where there is none, or its raw numbers are missing."""
+    from search.finalists import judge
+    from search.records import load_again, load_baseline
+
+    if record.confirmation is None:
+        return None
+    key = record.confirmation.baseline
+    again, baseline = load_again(study, record.number), load_baseline(study, key)
+    if again is None or baseline is None:
+        return None
+    return judge(first if key == record.baseline else None, again, key, baseline, objective)
 
 
 if __name__ == "__main__":

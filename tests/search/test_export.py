@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from search import export
-from search.records import TrialRecord, model_folder, save_trial
+from search.records import Confirmation, TrialRecord, model_folder, save_trial
 from squeeze.config import CompressionConfig
 from squeeze.demo import MODEL_DIR
 from squeeze.errors import ConfigError
@@ -52,6 +52,17 @@ def test_without_a_number_the_best_trial_is_exported(study: str, capsys: pytest.
     with zipfile.ZipFile("submit.zip") as archive:
         assert f"model/{MANIFEST}" not in archive.namelist()
         assert archive.read("model/model.safetensors") == (MODEL_DIR / "model.safetensors").read_bytes()
+
+
+def test_what_was_measured_again_is_exported_before_what_was_lucky_once(
+    study: str, scored: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = scored(0, 0.52)
+    assert record.score is not None
+    confirmation = Confirmation(baseline="b", again=record.score, pooled=record.score)
+    save_trial(study, record.model_copy(update={"confirmation": confirmation}))
+    assert export.main([]) == 0
+    assert "trial 0 of demo (score 0.5200, measured twice)" in capsys.readouterr().err
 
 
 def test_a_trial_that_is_kept_can_be_chosen(study: str, capsys: pytest.CaptureFixture[str]) -> None:

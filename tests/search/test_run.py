@@ -16,8 +16,17 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+from objectives import competition
 from search import export
-from search.records import TrialRecord, load_baseline, load_measurement, load_trials
+from search.records import (
+    TrialRecord,
+    best_first,
+    load_again,
+    load_baseline,
+    load_measurement,
+    load_trials,
+    save_trial,
+)
 from search.speeds import Shape, Speeds
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -33,23 +42,24 @@ engine: {max_model_len: 2048, kv_cache_gib: 1}
 pytestmark = pytest.mark.engine
 
 
-def command(trials: int, space: str = "prune_quantize") -> list[str]:
+def command(trials: int, space: str = "prune_quantize", finalists: int = 0) -> list[str]:
     Path("quick.yaml").write_text(WORKLOAD)
     of = ["--trials", str(trials), "--workload", "quick.yaml", "--space", space]
+    of += ["--finalists", str(finalists)]
     return [sys.executable, "-m", "search.run", *of]
 
 
-def wait_for_second_trial(process: subprocess.Popen[str], stage: str) -> None:
-    """Wait until a search is at that stage of its second trial."""
+def wait_until(process: subprocess.Popen[str], doing: str, stage: str) -> None:
+    """Wait until a search does that and is at that stage of it."""
     ends = time.monotonic() + 300
     live = Path("studies/demo/live.json")
     while time.monotonic() < ends and process.poll() is None:
         if live.is_file():
             state = json.loads(live.read_text())
-            if state["finished"] == 1 and state["doing"] == "trial 1" and state["stage"] == stage:
+            if state["doing"] == doing and state["stage"] == stage:
                 return
         time.sleep(0.05)
-    raise AssertionError(f"the search never came to {stage}: {process.communicate()[1]}")
+    raise AssertionError(f"the search never came to {stage} of {doing}: {process.communicate()[1]}")
 
 
 def check_finished_study(trials: int) -> list[TrialRecord]:
@@ -86,6 +96,7 @@ def test_a_search_of_three_trials_ends_with_a_zip(workplace: Path) -> None:
     assert again.stdout == ended.stdout
     assert load_trials("demo") == records
     check_that_a_slow_shape_is_never_built(records)
+    check_that_finalists_are_measured_again(load_trials("demo"))
 
 
 def check_that_a_slow_shape_is_never_built(records: list[TrialRecord]) -> None:
@@ -112,6 +123,56 @@ def check_that_a_slow_shape_is_never_built(records: list[TrialRecord]) -> None:
     assert last.artifact is None and last.measurement is None
 
 
+def check_that_finalists_are_measured_again(records: list[TrialRecord]) -> None:
+    """An interrupted start, one that measures, one that has nothing to do, one that finds damaged models."""
+    leader = best_first(records)[0][0]
+    assert leader.confirmation is None
+    process = subprocess.Popen(command(4, finalists=3), stderr=subprocess.PIPE, text=True)
+    wait_until(process, f"trial {leader.number} again", "engine")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert load_trials("demo") == records
+
+    ended = subprocess.run(command(4, finalists=3), capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = load_trials("demo")
+    chosen = [record for record in found if record.confirmation]
+    assert leader.number in {record.number for record in chosen}
+    assert [record.score for record in found] == [record.score for record in records]
+    for record in chosen:
+        check_confirmation(record)
+    best = best_first(found)[0][0]
+    assert f"best: trial {best.number}, Score" in ended.stderr
+    study = optuna.load_study(study_name="demo", storage="sqlite:///studies/demo.db")
+    assert set(study.user_attrs["confirmed"]) == {f"trial {record.number}" for record in chosen}
+    again = subprocess.run(command(4, finalists=3), capture_output=True, text=True, timeout=60, check=False)
+    assert (again.returncode, again.stdout) == (0, ended.stdout)
+    assert load_trials("demo") == found
+
+    for record in records:
+        save_trial("demo", record)
+    for model in Path("models/demo").glob("*/config.json"):
+        model.write_text("{}")
+    ended = subprocess.run(command(4, finalists=3), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert f"trial {leader.number} stays unconfirmed: load in load: a built model must be" in ended.stderr
+    assert load_trials("demo") == records
+
+
+def check_confirmation(record: TrialRecord) -> None:
+    """Both raw measurements are there and the confirmed Score is that of their passes together."""
+    first, again = load_measurement("demo", record.number), load_again("demo", record.number)
+    assert record.confirmation is not None and record.baseline is not None
+    baseline = load_baseline("demo", record.baseline)
+    assert first is not None and again is not None and baseline is not None
+    assert again.complete and again.passes[0].started > first.passes[-1].started
+    assert again.probe == first.probe
+    assert record.confirmation.again == competition.score(again, baseline)
+    passes, reference = (*first.passes, *again.passes), (*first.reference, *again.reference)
+    together = again.model_copy(update={"passes": passes, "reference": reference})
+    assert record.confirmed == competition.score(together, baseline)
+
+
 def slower(timings: Mapping[str, Timing]) -> dict[str, Timing]:
     return {name: Timing(seconds=10 * one.seconds, tokens=one.tokens) for name, one in timings.items()}
 
@@ -132,7 +193,7 @@ def test_a_search_trains_what_it_prunes(workplace: Path) -> None:
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_search_cut_off_in_a_trial_goes_on(workplace: Path, signal_number: int, code: int) -> None:
     process = subprocess.Popen(command(3), stderr=subprocess.PIPE, text=True)
-    wait_for_second_trial(process, "quantize" if signal_number == signal.SIGKILL else "engine")
+    wait_until(process, "trial 1", "quantize" if signal_number == signal.SIGKILL else "engine")
     children = psutil.Process(process.pid).children(recursive=True)
     first = Path("studies/demo/trials/0000.json").read_bytes()
     baseline = next(Path("studies/demo/baselines").iterdir())

@@ -7,12 +7,41 @@ from pathlib import Path
 
 import pytest
 
+from objectives import competition
 from search import show, status
 from search.keep import delete_others
-from search.records import TrialRecord, model_folder, save_trial
+from search.records import Confirmation, TrialRecord, model_folder, save_again, save_baseline, save_trial
 from squeeze.config import CompressionConfig
 from squeeze.errors import ConfigError
 from squeeze.folder import Manifest, file_hash, write_manifest
+from squeeze.records import Measurement, Pass, Question, Score, Timing
+
+
+def confirmed(again: float, pooled: float) -> Confirmation:
+    """Intervals of ± 0.01 and ± 0.005."""
+    scores = {
+        name: Score(value=value, low=value - reach, high=value + reach, perf_norm=1.0, speed_norm=0.0)
+        for name, value, reach in (("again", again, 0.01), ("pooled", pooled, 0.005))
+    }
+    return Confirmation(baseline="b", **scores)
+
+
+def timed(first: float, second: float, beside: float) -> Measurement:
+    """Two passes of so many seconds, each beside one of the baseline's; four questions, all right."""
+
+    def one(seconds: float) -> Pass:
+        return Pass(started=0.0, timings={"kmmlu_pro": Timing(seconds=seconds, tokens=100)})
+
+    questions = tuple(Question(index=i, answers=("1",), tokens=25, score=1.0) for i in range(4))
+    return Measurement(
+        model="m",
+        workload="w",
+        engine={},
+        complete=True,
+        questions={"kmmlu_pro": questions},
+        passes=(one(first), one(second)),
+        reference=(one(beside), one(beside)),
+    )
 
 
 def test_json_has_the_fields_scripts_rely_on(
@@ -26,10 +55,76 @@ def test_json_has_the_fields_scripts_rely_on(
     assert show.main(["--study", "demo", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     fields = "number state score low high perf_norm speed_norm config seconds reason"
-    fields += " tokens_per_answer baseline_tokens_per_answer"
+    fields += " tokens_per_answer baseline_tokens_per_answer confirmed best tie"
     assert [list(row) for row in rows] == [fields.split()] * 2
     assert (rows[0]["score"], rows[0]["perf_norm"], rows[0]["speed_norm"]) == (0.6, 0.9, 0.3)
     assert (rows[1]["state"], rows[1]["score"], rows[1]["reason"]) == ("pruned", None, "after speed")
+    assert [row["best"] for row in rows] == [True, False]
+
+
+def test_json_tells_the_first_and_the_confirmed_score_and_ties(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    confirmation = confirmed(again=0.58, pooled=0.59)
+    for record in (
+        scored(0, 0.55),
+        scored(1, 0.575),
+        scored(2, 0.6).model_copy(update={"confirmation": confirmation}),
+    ):
+        save_trial("demo", record)
+    show.main(["--study", "demo", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["score"] for row in rows] == [0.55, 0.575, 0.6]
+    assert [row["confirmed"] for row in rows] == [None, None, {"value": 0.59, "low": 0.585, "high": 0.595}]
+    assert [(row["best"], row["tie"]) for row in rows] == [(False, False), (False, True), (True, False)]
+    show.main(["--study", "demo"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1][:8] == ["2", "complete", "best", "0.6000", "0.5900–0.6100", "0.5900", "±", "0.0050"]
+    assert [line[2] for line in lines[2:]] == ["tie", "0.5500"]
+
+
+def test_the_best_is_told_with_both_its_scores_and_what_ties_with_it(
+    scored: Callable[..., TrialRecord],
+) -> None:
+    confirmation = confirmed(again=0.58, pooled=0.59)
+    records = [scored(0, 0.6).model_copy(update={"confirmation": confirmation}), scored(1, 0.575)]
+    assert show.best_told([]) is None
+    assert show.best_told(records[1:]) == "best: trial 1, Score 0.5750 ± 0.0100 (measured once)"
+    assert show.best_told(records) == (
+        "best: trial 0, Score 0.5900 ± 0.0050 (first 0.6000, again 0.5800); "
+        "not known to be better than trial 1"
+    )
+
+
+def test_another_objective_scores_both_measurements_again(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again, baseline = timed(1.0, 1.1, 2.0), timed(1.4, 1.5, 2.0), timed(2.0, 2.0, 2.0)
+    record = TrialRecord(
+        number=4,
+        state="complete",
+        params={},
+        config=CompressionConfig(),
+        measurement=first,
+        score=confirmed(0.0, 0.0).again,
+        baseline="b",
+        confirmation=confirmed(0.1, 0.1),
+    )
+    save_trial("demo", record)
+    save_again("demo", 4, again)
+    save_baseline("demo", "b", baseline)
+    show.main(["--study", "demo", "--objective", "competition", "--trial", "4"])
+    found = TrialRecord.model_validate_json(capsys.readouterr().out)
+    assert found.score == competition.score(first, baseline)
+    assert found.confirmation is not None and found.confirmed is not None
+    assert found.confirmation.again == competition.score(again, baseline)
+    assert found.confirmation.again.value < found.confirmed.value < found.score.value
+    elsewhere = found.confirmation.model_copy(update={"baseline": "c"})  # not to be pooled with the first
+    save_baseline("demo", "c", baseline)
+    save_trial("demo", record.model_copy(update={"confirmation": elsewhere}))
+    show.main(["--study", "demo", "--objective", "competition", "--trial", "4"])
+    found = TrialRecord.model_validate_json(capsys.readouterr().out)
+    assert found.confirmation is not None and found.confirmed == found.confirmation.again
 
 
 def test_the_pareto_front_leaves_out_what_is_beaten_in_both_parts(

@@ -1,0 +1,141 @@
+"""The finalists of a search are measured again before one is called best.
+
+The highest of many Scores is high by luck too. The leading trials are therefore measured a second time, in
+fresh processes and in turn with the baseline, and only those that were can be best.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from search.records import (
+    Confirmation,
+    TrialRecord,
+    best_first,
+    load_measurement,
+    model_folder,
+    save_again,
+    save_trial,
+    study_folder,
+)
+from squeeze.errors import CandidateError, ConfigError
+from squeeze.folder import verify_manifest
+from squeeze.records import Measurement
+
+if TYPE_CHECKING:
+    import optuna
+
+    from objectives import Objective
+    from search.prepare import Search
+    from search.progress import Progress
+    from search.trial import Plan
+    from squeeze.bench.measure import Bench
+
+CONFIRMED = "confirmed"
+"""User attribute of a study: what its finalists came to, for readers of the dashboard."""
+
+
+def confirm(search: Search, records: list[TrialRecord], progress: Progress, count: int, ends: float) -> None:
+    """Measure finalists again until none is left, or the monotonic clock is at ``ends``.
+
+    records: of the study; confirmed ones take the place of theirs. Each is stored as soon as it is measured,
+    so the next start goes on where this one ended. One that fails stays unconfirmed, which is told; the next
+    start tries it again.
+    """
+    if next_finalist(search.name, records, count) and time.monotonic() < ends:
+        with progress.live(), search.measuring(progress) as (plan, bench):
+            _confirm_each(records, plan, bench, progress, count, ends)
+    _show_in_dashboard(search.study, records)
+
+
+def _confirm_each(
+    records: list[TrialRecord], plan: Plan, bench: Bench, progress: Progress, count: int, ends: float
+) -> None:
+    failed: set[int] = set()
+    while (record := next_finalist(plan.study, records, count, failed)) and time.monotonic() < ends:
+        progress.begin(f"trial {record.number} again")
+        try:
+            confirmed = measure_again(record, plan, bench, progress)
+        except CandidateError as error:
+            failed.add(record.number)
+            progress.say(f"trial {record.number} stays unconfirmed: {error.kind} in {error.stage}: {error}")
+        else:
+            records[records.index(record)] = confirmed
+            progress.confirm(confirmed, best_first(records)[0][0])
+
+
+def next_finalist(
+    study: str, records: list[TrialRecord], count: int, failed: Collection[int] = ()
+) -> TrialRecord | None:
+    """The next trial to measure again, best first; None when the best is known as well as it will be.
+
+    count: so many of the highest final Scores whose models are on disk are looked at, and of these the ones
+    that may be the best after all: their interval is not wholly below the best's. failed: numbers of trials
+    that are left out.
+    """
+    ranked = best_first([record for record in records if record.number not in failed])
+    kept = [(record, score) for record, score in ranked if model_folder(study, record.number).is_dir()]
+    leading = sorted(kept, key=lambda pair: -pair[1].value)[:count]
+    for record, score in leading:
+        if record.confirmation is None and score.high >= ranked[0][1].low:
+            return record
+    return None
+
+
+def measure_again(record: TrialRecord, plan: Plan, bench: Bench, progress: Progress) -> TrialRecord:
+    """Measure a trial's model a second time and store what it says. Returns the confirmed record.
+
+    Raises CandidateError when the model cannot be measured or is no longer what was built.
+    """
+    folder = model_folder(plan.study, record.number)
+    try:
+        verify_manifest(folder)
+    except (ConfigError, OSError) as error:
+        raise CandidateError(str(error), stage="load", kind="load") from error
+    first = load_measurement(plan.study, record.number)
+    log = study_folder(plan.study) / "logs" / f"{record.number:04d}-again.log"
+    # The first measurement's probe serves again: the shape's speed decides nothing here.
+    *_, again = bench.measure(folder, log=log, tell=progress.tell, known=first)
+    comparable = first if record.baseline == plan.baseline_key else None
+    confirmation = judge(comparable, again, plan.baseline_key, plan.baseline, plan.objective)
+    confirmed = record.model_copy(update={"confirmation": confirmation})
+    save_again(plan.study, record.number, again)
+    save_trial(plan.study, confirmed)
+    return confirmed
+
+
+def judge(
+    first: Measurement | None,
+    again: Measurement,
+    baseline_key: str,
+    baseline: Measurement,
+    objective: Objective,
+) -> Confirmation:
+    """Score the second measurement alone and together with the first.
+
+    first: None where it was made beside another baseline: passes of different engines or machines do not go
+    together. Answers are greedy, so both have the same; where batches make them differ, the second's count,
+    by which the trial was not chosen.
+    """
+    both = again
+    if first is not None:
+        passes, reference = (*first.passes, *again.passes), (*first.reference, *again.reference)
+        both = again.model_copy(update={"passes": passes, "reference": reference})
+    return Confirmation(
+        baseline=baseline_key,
+        again=objective.score(again, baseline),
+        pooled=objective.score(both, baseline),
+    )
+
+
+def _show_in_dashboard(study: optuna.Study, records: list[TrialRecord]) -> None:
+    """Tell the study: the attributes of a finished trial are fixed (github.com/optuna/optuna/issues/3251)."""
+    said = {
+        f"trial {record.number}": f"{score.value:.4f} ({score.low:.4f} to {score.high:.4f})"
+        for record, score in best_first(records)
+        if record.confirmed
+    }
+    if said != study.user_attrs.get(CONFIRMED, {}):
+        study.set_user_attr(CONFIRMED, said)
