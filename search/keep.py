@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from search.records import MODELS, TrialRecord, best_first, load_trials, model_folder
+from search.records import MODELS, TrialRecord, best_first, model_folder
 from squeeze.errors import ConfigError
 from squeeze.folder import verify_manifest
 from squeeze.pipeline import stage_keys
@@ -16,21 +16,21 @@ KEPT = 3
 
 def kept_numbers(study: str, records: list[TrialRecord]) -> list[int]:
     """The trials whose models stay: the best ``KEPT`` whose folders are there and whole, best first."""
+    there = _models(study)
     kept: list[int] = []
-    for record, _ in best_first(records):
+    for record, _ in best_first([record for record in records if record.number in there]):
         if len(kept) == KEPT:
             break
-        if is_whole(model_folder(study, record.number)):
+        if is_whole(there[record.number]):
             kept.append(record.number)
     return kept
 
 
-def needed_outputs(study: str, base_key: str, data: str) -> set[str]:
+def needed_outputs(best: TrialRecord | None, base_key: str, data: str) -> set[str]:
     """The keys of the stage outputs that the study's best model was made from."""
-    for best, _ in best_first(load_trials(study)):
-        keys = stage_keys(best.config, base_key, data).values()
-        return {key.output for key in keys}
-    return set()
+    if best is None:
+        return set()
+    return {key.output for key in stage_keys(best.config, base_key, data).values()}
 
 
 def is_whole(folder: Path) -> bool:
@@ -55,13 +55,17 @@ def delete_others(study: str, records: list[TrialRecord]) -> list[int]:
     A model was measured in the engine before its trial could be complete, so a kept one loads; its hashes are
     checked here, and what is worse goes only then. Folders of trials without a record are left alone.
     """
-    kept = kept_numbers(study, records)
-    deleted = []
-    for record in records:
-        folder = model_folder(study, record.number)
-        if record.number not in kept and folder.exists():
-            shutil.rmtree(folder)
-            deleted.append(record.number)
+    finished = {record.number for record in records}
+    deleted = sorted(finished & _models(study).keys() - set(kept_numbers(study, records)))
+    for number in deleted:
+        shutil.rmtree(model_folder(study, number))
     for partial in (MODELS / study).glob(".*.partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
     return deleted
+
+
+def _models(study: str) -> dict[int, Path]:
+    """The models that are there: few, however many trials the study has."""
+    numbers = {int(path.name) for path in (MODELS / study).glob("[0-9]*") if path.name.isdecimal()}
+    folders = {number: model_folder(study, number) for number in numbers}
+    return {number: folder for number, folder in folders.items() if folder.exists()}

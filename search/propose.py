@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.modelled import Observation, expected_gain
-from search.study import CONFIG, finished
+from search.study import CONFIG, FINISHED
 from spaces import Space
 from squeeze.errors import ConfigError
 from squeeze.target import Target
@@ -27,6 +28,9 @@ ENOUGH = 3
 
 ATTEMPTS = 50
 """Proposals of the sampler before a configuration is measured again."""
+
+SHOWN, BEST = 300, 100
+"""The most trials that a sampler is shown: of more, that many of the best and beside them the latest."""
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -47,30 +51,33 @@ def next_trial(study: optuna.Study, space: Space, target: Target, sampler: str, 
     Recipes are queued one at a time and the sampler is seeded by how many trials are finished, so that an
     interrupted search goes on as an uninterrupted one would.
     """
-    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+    trials = study.get_trials(deepcopy=False)
+    if all(trial.state != TrialState.WAITING for trial in trials):
         recipes = space.recipes(target)
-        count = finished(study)
+        past = [trial for trial in trials if trial.state in FINISHED]
+        count = len(past)
         params = (
-            recipes[count] if count < len(recipes) else _propose(study, space, target, sampler, seed + count)
+            recipes[count] if count < len(recipes) else _propose(past, space, target, sampler, seed + count)
         )
         study.enqueue_trial(dict(params))
     return study.ask()
 
 
-def _propose(study: optuna.Study, space: Space, target: Target, sampler: str, seed: int) -> Mapping[str, Any]:
+def _propose(
+    past: list[FrozenTrial], space: Space, target: Target, sampler: str, seed: int
+) -> Mapping[str, Any]:
     """Parameters from the sampler whose configuration has not been tried, unless ``ATTEMPTS`` in a row were.
 
     Raises ConfigError when the sampler tries every configuration and none is left.
     The sampler works on a copy in memory: what it proposes in vain never becomes a trial of the study.
     """
-    past = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     tried = {trial.user_attrs.get(CONFIG) for trial in past}
     if sampler == "modelled":
         if params := _promising(past, tried, space, target, seed):
             return params
         sampler = "tpe"
     copy = optuna.create_study(direction=StudyDirection.MAXIMIZE)
-    copy.add_trials(past)
+    copy.add_trials(past if sampler == "brute" else shown(past))
     for attempt in range(ATTEMPTS):
         copy.sampler = make_sampler(sampler, seed + 1_000_003 * attempt)
         trial = copy.ask()
@@ -84,6 +91,23 @@ def _propose(study: optuna.Study, space: Space, target: Target, sampler: str, se
             )
         copy.tell(trial, state=TrialState.FAIL)
     return trial.params
+
+
+def shown(past: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that a sampler is shown, in order of number; all of them while there are few.
+
+    TPE takes time in proportion to the trials, the Gaussian process to their cube. TPE separates at most 25
+    of the best from the others, and among those it weighs old ones least: it loses little of what it uses.
+    """
+    # https://github.com/optuna/optuna/issues/2172: TPE goes through every trial for each parameter.
+    if len(past) <= SHOWN:
+        return past
+    complete = [trial for trial in past if trial.state == TrialState.COMPLETE]
+    best = heapq.nsmallest(BEST, complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    chosen = {trial.number for trial in best}
+    latest = [trial for trial in past if trial.number not in chosen][-(SHOWN - len(best)) :]
+    chosen.update(trial.number for trial in latest)
+    return [trial for trial in past if trial.number in chosen]
 
 
 def _promising(

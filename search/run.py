@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
 
     from search.progress import Progress
+    from search.settle import Past
     from search.trial import Plan
     from squeeze.bench.measure import Bench
 
@@ -88,34 +89,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.finalists import confirm
     from search.prepare import open_search
     from search.progress import Progress
-    from search.records import audits, best_first, load_trials, standing
-    from search.settle import catch_up
+    from search.records import audits, standing
+    from search.settle import Past, catch_up
     from search.show import best_told, print_table, with_and_without_training
     from search.study import alone, finished, told_in_a_line
 
     ends = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
     search = open_search(arguments)
     with alone(search.name), told_in_a_line():
-        again = catch_up(search.study, search.mirror)
-        best = best_first(load_trials(search.name))
-        progress = Progress(
-            search.name, arguments.trials, finished(search.study), best[0][0] if best else None
-        )
+        past = Past.load(search.study, search.mirror)
+        again = catch_up(search.study, search.mirror, past)
+        progress = Progress(search.name, arguments.trials, finished(search.study), past.best)
         if again:
             progress.say(f"queued again, cut off in the last run: trial {', '.join(map(str, again))}")
         if progress.done < arguments.trials:
             with progress.live(), search.measuring(progress) as (plan, bench):
-                _loop(arguments, ends, search.study, search.mirror, plan, bench, progress)
-        records = load_trials(search.name)
+                _loop(arguments, ends, search.study, search.mirror, past, plan, bench, progress)
         if progress.done >= arguments.trials:
-            confirm(search, records, progress, arguments.finalists, ends)
-    print_table(records, standing(records), sys.stdout)
-    if line := with_and_without_training(records):
+            confirm(search, past.records, progress, arguments.finalists, ends)
+    print_table(past.records, standing(past.records), sys.stdout)
+    if line := with_and_without_training(past.records):
         print(line, file=sys.stderr)
-    judged, wrong = audits(records)
+    judged, wrong = audits(past.records)
     if judged:
         print(f"prunes audited to the end: {judged}, of which wrong: {wrong}", file=sys.stderr)
-    if line := best_told(records):
+    if line := best_told(past.records):
         print(line, file=sys.stderr)
     return 0
 
@@ -125,6 +123,7 @@ def _loop(
     ends: float,
     study: optuna.Study,
     mirror: optuna.Study,
+    past: Past,
     plan: Plan,
     bench: Bench,
     progress: Progress,
@@ -147,9 +146,9 @@ def _loop(
         except KeyboardInterrupt:
             abandon(study, study.get_trials(deepcopy=False)[trial.number])
             raise
-        settle(study, mirror, record)
+        settle(study, mirror, past, record)
         if plan.cache is not None:
-            needed = needed_outputs(plan.study, content_key(plan.base), plan.data)
+            needed = needed_outputs(past.best, content_key(plan.base), plan.data)
             plan.cache.shrink(arguments.cache_gib << 30, needed)
         progress.finish(record, finished(study))
         failures = failures + 1 if record.failure in RETRIED else 0

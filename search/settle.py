@@ -7,6 +7,7 @@ run left undone is done by ``catch_up`` at the next start.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,29 +15,60 @@ from optuna.trial import FrozenTrial, TrialState
 from search.keep import delete_others
 from search.modelled import QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
-from search.records import TrialRecord, load_trials, model_folder, save_trial
-from search.study import CONFIG, RETRY_OF, add_to_mirror, is_abandoned, requeue
+from search.records import TrialRecord, best_first, load_trials, model_folder, save_trial
+from search.study import CONFIG, RETRY_OF, add_to_mirror, is_abandoned, mirrored, requeue
 from squeeze.errors import FailureClass
 
 RETRIED: tuple[FailureClass, ...] = ("killed", "disk")
 """Failures that may be the machine's, not the candidate's: tried once more."""
 
 
-def settle(study: optuna.Study, mirror: optuna.Study, record: TrialRecord) -> None:
+@dataclass
+class Past:
+    """What a search knows of its finished trials: read once at the start, then added to by ``settle``.
+
+    records: of this host, without their raw measurements. best: the first of them, best first; None while
+    nothing is scored. mirrored: numbers of the trials in the mirror.
+    """
+
+    records: list[TrialRecord]
+    best: TrialRecord | None
+    mirrored: set[int]
+
+    @classmethod
+    def load(cls, study: optuna.Study, mirror: optuna.Study) -> Past:
+        """Read it from the study's files and the mirror. Raises SetupError for an unreadable record."""
+        records = load_trials(study.study_name)
+        return cls(records, _best(records), mirrored(mirror))
+
+    def add(self, record: TrialRecord) -> None:
+        """A trial has ended."""
+        light = record.model_copy(update={"measurement": None})
+        self.records.append(light)
+        self.best = _best([light] if self.best is None else [self.best, light])
+
+
+def _best(records: list[TrialRecord]) -> TrialRecord | None:
+    ranked = best_first(records)
+    return ranked[0][0] if ranked else None
+
+
+def settle(study: optuna.Study, mirror: optuna.Study, past: Past, record: TrialRecord) -> None:
     """Save a trial's record, tell Optuna, fill the mirror, delete models that are not kept."""
     save_trial(study.study_name, record)
-    tell(study, record)
-    add_to_mirror(mirror, record, _frozen(study, record.number))
-    delete_others(study.study_name, load_trials(study.study_name))
+    past.add(record)
+    frozen = study.get_trials(deepcopy=False)[record.number]
+    tell(study, record, frozen)
+    add_to_mirror(mirror, record, frozen, past.mirrored)
+    delete_others(study.study_name, past.records)
 
 
-def tell(study: optuna.Study, record: TrialRecord) -> None:
-    """Tell Optuna what became of a running trial.
+def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> None:
+    """Tell Optuna what became of a running trial. frozen: that trial.
 
     A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it. What
     may be the machine's fault is told as failed the first time, and its parameters are queued once more.
     """
-    frozen = _frozen(study, record.number)
     trial = optuna.Trial(study, frozen._trial_id)
     for name, value in _attributes(record).items():
         trial.set_user_attr(name, value)
@@ -51,24 +83,24 @@ def tell(study: optuna.Study, record: TrialRecord) -> None:
         study.tell(trial, state=TrialState.PRUNED)
 
 
-def catch_up(study: optuna.Study, mirror: optuna.Study) -> list[int]:
+def catch_up(study: optuna.Study, mirror: optuna.Study, past: Past) -> list[int]:
     """Finish what a dead run of this host left: tell recorded trials, queue the others again.
 
     Returns the numbers of the trials that are queued again.
     """
-    records = {record.number: record for record in load_trials(study.study_name)}
+    records = {record.number: record for record in past.records}
     queued = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not is_abandoned(trial):
             continue
         if trial.number in records:
-            tell(study, records[trial.number])
+            tell(study, records[trial.number], trial)
         else:
             abandon(study, trial)
             queued.append(trial.number)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if trial.number in records:
-            add_to_mirror(mirror, records[trial.number], trial)
+            add_to_mirror(mirror, records[trial.number], trial, past.mirrored)
     return queued
 
 
@@ -77,10 +109,6 @@ def abandon(study: optuna.Study, trial: FrozenTrial) -> None:
     shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
     requeue(study, trial)
     study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _frozen(study: optuna.Study, number: int) -> FrozenTrial:
-    return study.get_trials(deepcopy=False)[number]
 
 
 def _attributes(record: TrialRecord) -> dict[str, str | float]:

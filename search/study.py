@@ -49,6 +49,10 @@ OWNER = "owner"
 """User attribute of a trial: the process that runs it, as host:pid:start."""
 
 
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The states of trials that count."""
+
+
 def default_storage(study: str) -> str:
     """The URL of a study's database when none is given."""
     return f"sqlite:///{STUDIES / study}.db"
@@ -179,17 +183,19 @@ def _bind_files(study: optuna.Study) -> None:
 
 def finished(study: optuna.Study) -> int:
     """How many trials count: complete or pruned."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED)
-    return len(study.get_trials(deepcopy=False, states=states))
+    return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
-def add_to_mirror(mirror: optuna.Study, record: TrialRecord, source: FrozenTrial) -> None:
-    """Put a scored trial into the mirror, once."""
-    if record.score is None:
+def mirrored(mirror: optuna.Study) -> set[int]:
+    """The numbers of the trials that a mirror holds."""
+    trials = mirror.get_trials(deepcopy=False)
+    return {trial.user_attrs["trial"] for trial in trials if "trial" in trial.user_attrs}
+
+
+def add_to_mirror(mirror: optuna.Study, record: TrialRecord, source: FrozenTrial, seen: set[int]) -> None:
+    """Put a scored trial into the mirror, once. seen: the numbers that it holds; added to."""
+    if record.score is None or record.number in seen:
         return
-    for seen in mirror.get_trials(deepcopy=False):
-        if seen.user_attrs.get("trial") == record.number:
-            return
     distributions: dict[str, BaseDistribution] = source.distributions
     mirror.add_trial(
         optuna.trial.create_trial(
@@ -204,6 +210,7 @@ def add_to_mirror(mirror: optuna.Study, record: TrialRecord, source: FrozenTrial
             },
         )
     )
+    seen.add(record.number)
 
 
 def owner() -> str:

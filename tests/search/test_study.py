@@ -14,14 +14,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.keep import delete_others
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
-from search.settle import catch_up, settle
+from search.settle import Past, catch_up, settle
 from search.study import OWNER, RETRY_OF, alone, default_storage, finished, open_study, owner
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
 from squeeze.errors import ConfigError, SetupError
+from squeeze.folder import Manifest
 from squeeze.records import Score
 from squeeze.target import Target
 
@@ -49,8 +51,9 @@ class Layers:
         return [{"x": 3}, {"x": 5}]
 
 
-def opened(**changes: Any) -> tuple[optuna.Study, optuna.Study]:
-    return open_study("demo", default_storage("demo"), {**IDENTITY, **changes})
+def opened(**changes: Any) -> tuple[optuna.Study, optuna.Study, Past]:
+    study, mirror = open_study("demo", default_storage("demo"), {**IDENTITY, **changes})
+    return study, mirror, Past.load(study, mirror)
 
 
 def begun(study: optuna.Study, *, owned_by: str) -> optuna.Trial:
@@ -115,12 +118,12 @@ def test_a_file_that_is_no_database_is_refused(workplace: Path) -> None:
 def test_recipes_come_first_and_the_sampler_after_them(
     workplace: Path, scored: Callable[..., TrialRecord]
 ) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     chosen = []
     for number in range(3):
         trial = begun(study, owned_by=owner())
         chosen.append(trial.params["x"])
-        settle(study, mirror, scored(number, 0.5))
+        settle(study, mirror, past, scored(number, 0.5))
     assert chosen[:2] == [3, 5]
     assert finished(study) == 3
 
@@ -128,10 +131,10 @@ def test_recipes_come_first_and_the_sampler_after_them(
 def test_settling_tells_the_study_and_fills_the_mirror_once(
     workplace: Path, scored: Callable[..., TrialRecord]
 ) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     begun(study, owned_by=owner())
-    settle(study, mirror, scored(0, 0.55, perf=0.9, speed=0.2))
-    catch_up(study, mirror)
+    settle(study, mirror, past, scored(0, 0.55, perf=0.9, speed=0.2))
+    catch_up(study, mirror, Past.load(study, mirror))
     assert study.best_value == 0.55
     assert [trial.values for trial in mirror.get_trials()] == [[0.9, 0.2]]
     assert mirror.get_trials()[0].params == {"x": 3}
@@ -140,9 +143,9 @@ def test_settling_tells_the_study_and_fills_the_mirror_once(
 
 
 def test_a_failed_candidate_counts_and_is_infeasible_to_the_sampler(workplace: Path) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     begun(study, owned_by=owner())
-    settle(study, mirror, failed(0, "oom"))
+    settle(study, mirror, past, failed(0, "oom"))
     trial = study.get_trials()[0]
     assert trial.state == TrialState.PRUNED
     assert trial.constraints == {"candidate failed": 1.0}
@@ -151,10 +154,10 @@ def test_a_failed_candidate_counts_and_is_infeasible_to_the_sampler(workplace: P
 
 
 def test_what_is_killed_twice_is_told_as_failed_and_the_search_moves_on(workplace: Path) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     for number in range(2):
         begun(study, owned_by=owner())
-        settle(study, mirror, failed(number, "killed"))
+        settle(study, mirror, past, failed(number, "killed"))
     first, second = study.get_trials()
     assert first.state == TrialState.FAIL
     assert second.state == TrialState.PRUNED
@@ -167,9 +170,9 @@ def test_what_is_killed_twice_is_told_as_failed_and_the_search_moves_on(workplac
 def test_the_files_of_another_database_are_left_alone(
     workplace: Path, scored: Callable[..., TrialRecord]
 ) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     begun(study, owned_by=owner())
-    settle(study, mirror, scored(0, 0.9))
+    settle(study, mirror, past, scored(0, 0.9))
     Path("studies/demo.db").rename("studies/away.db")
     with pytest.raises(ConfigError, match="belongs to another database"):
         opened()
@@ -182,7 +185,7 @@ def test_a_second_search_of_a_study_is_kept_away(workplace: Path) -> None:
 
 
 def test_no_configuration_is_tried_twice_while_there_are_others(workplace: Path) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     space = Layers(most=8)
     tried = []
     for number in range(8):
@@ -192,7 +195,7 @@ def test_no_configuration_is_tried_twice_while_there_are_others(workplace: Path)
         tried.append(trial.params["x"])
         score = Score(value=0.5, low=0.4, high=0.6, perf_norm=1.0, speed_norm=0.0)
         record = TrialRecord(number=number, state="complete", params=trial.params, config=config, score=score)
-        settle(study, mirror, record)
+        settle(study, mirror, past, record)
     assert sorted(tried) == list(range(1, 9))
     assert len(study.get_trials()) == 8
 
@@ -203,22 +206,22 @@ def test_a_search_opened_again_proposes_what_it_would_have(
     proposed = []
     for again in (False, True):
         shutil.rmtree("studies")
-        study, mirror = opened()
+        study, mirror, past = opened()
         chosen = []
         for number in range(14):
             if again:
-                study, mirror = opened()
+                study, mirror, past = opened()
             trial = begun(study, owned_by=owner())
             chosen.append(trial.params["x"])
-            settle(study, mirror, scored(number, 1 / (1 + abs(500 - trial.params["x"]))))
+            settle(study, mirror, past, scored(number, 1 / (1 + abs(500 - trial.params["x"]))))
         proposed.append(chosen)
     assert proposed[0] == proposed[1]
 
 
 def test_a_trial_cut_off_is_queued_again_before_anything_else(workplace: Path) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     begun(study, owned_by=dead_owner())
-    assert catch_up(study, mirror) == [0]
+    assert catch_up(study, mirror, past) == [0]
     again = begun(study, owned_by=owner())
     assert again.params == {"x": 3}
     assert again.user_attrs[RETRY_OF] == 0
@@ -230,19 +233,66 @@ def test_a_trial_recorded_but_not_told_is_told_not_run_again(
 ) -> None:
     from search.records import save_trial
 
-    study, mirror = opened()
+    study, mirror, _ = opened()
     begun(study, owned_by=dead_owner())
     save_trial("demo", scored(0, 0.6))
-    assert catch_up(study, mirror) == []
+    assert catch_up(study, mirror, Past.load(study, mirror)) == []
     assert study.best_value == 0.6
     assert len(mirror.get_trials()) == 1
 
 
+@pytest.mark.parametrize("step", ["save_trial", "tell", "add_to_mirror", "delete_others"])
+def test_a_start_after_a_kill_at_any_step_of_settling_leaves_study_mirror_and_files_alike(
+    workplace: Path, scored: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    study, mirror, past = opened()
+    begun(study, owned_by=dead_owner())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(f"search.settle.{step}", killed)
+        settle(study, mirror, past, scored(0, 0.6))
+    study, mirror, past = opened()
+    again = catch_up(study, mirror, past)
+    assert again == ([0] if step == "save_trial" else [])
+    values = [trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))]
+    assert values == ([] if again else [0.6])
+    assert len(mirror.get_trials()) == len(past.mirrored) == len(load_trials("demo")) == len(values)
+
+
+def test_what_a_search_knows_of_its_past_is_what_the_next_start_reads(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    study, mirror, past = opened()
+    for number in range(4):
+        begun(study, owned_by=owner())
+        settle(study, mirror, past, scored(number, 0.5) if number % 2 else failed(number, "oom"))
+    assert past == Past.load(study, mirror)
+    assert past.mirrored == {1, 3}
+
+
+def test_only_models_of_finished_trials_that_are_not_kept_are_deleted(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    names = [*(f"{number:04d}" for number in range(6)), "00002", "0001-mine", "mine", ".0005.partial-1"]
+    for name in names:
+        Path("models/demo", name).mkdir(parents=True)
+        Path("models/demo", name, "manifest.json").write_text(
+            Manifest(files={}, config=CompressionConfig(), base="b", data="d", versions={}).model_dump_json()
+        )
+    records = [scored(number, number / 10) for number in range(5)]
+    assert delete_others("demo", records) == [0, 1]
+    left = {path.name for path in Path("models/demo").iterdir()}
+    assert left == {*names} - {"0000", "0001", ".0005.partial-1"}
+
+
 @pytest.mark.parametrize("owned_by", [f"otherhost:{os.getpid()}:1", None])
 def test_a_trial_of_a_living_or_foreign_process_is_left_alone(workplace: Path, owned_by: str | None) -> None:
-    study, mirror = opened()
+    study, mirror, past = opened()
     begun(study, owned_by=owned_by or owner())
-    assert catch_up(study, mirror) == []
+    assert catch_up(study, mirror, past) == []
     assert study.get_trials()[0].state == TrialState.RUNNING
 
 
