@@ -7,6 +7,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -100,7 +101,7 @@ class Recorded:
                 yield self._said(self._built, rung)
         yield self._said(self._built, "repeats")
 
-    def optimistic(self, measurement: Measurement, baseline: Measurement) -> float:
+    def optimistic(self, measurement: Measurement, baseline: Measurement, ceiling: float = inf) -> float:
         """As an objective's."""
         return self._rows[measurement.model].bounds[measurement.rung]
 

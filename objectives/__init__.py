@@ -3,13 +3,15 @@
 An objective module has
 
 - ``score(measurement, baseline)``: the Score of a complete measurement;
-- ``optimistic(measurement, baseline)``: the highest value that a partial measurement could still reach;
+- ``optimistic(measurement, baseline, ceiling)``: the highest value that a partial measurement could still
+  reach; ceiling: of the quality, where something else is known to bound it;
 - ``estimate(measurement, baseline)``: what a partial measurement says so far, for samplers to learn from.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -22,7 +24,7 @@ class Objective(Protocol):
 
     def score(self, measurement: Measurement, baseline: Measurement) -> Score: ...
 
-    def optimistic(self, measurement: Measurement, baseline: Measurement) -> float: ...
+    def optimistic(self, measurement: Measurement, baseline: Measurement, ceiling: float = inf) -> float: ...
 
     def estimate(self, measurement: Measurement, baseline: Measurement) -> Estimate: ...
 

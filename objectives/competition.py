@@ -25,10 +25,6 @@ CONFIDENCE = 0.90
 PERF_CEILING = 1.05
 """The PerfNorm that no compression is believed to exceed; the best known entries are below 1.02."""
 
-FAR, FAR_CEILING = 1.0, 0.8
-"""A model whose divergence from the baseline is this many nats per token or more (twice the standard error
-taken off) is believed to have no PerfNorm above the second number. Nearer by, divergence ranks badly."""
-
 PROBE_MARGIN = 0.05
 """How far the time ratio over a few questions may be above the one over all of them."""
 
@@ -91,11 +87,12 @@ def perf(measurement: Measurement) -> float:
     return sum(WEIGHTS[name] / total * found for name, found in accuracy.items())
 
 
-def optimistic(measurement: Measurement, baseline: Measurement) -> float:
+def optimistic(measurement: Measurement, baseline: Measurement, ceiling: float = inf) -> float:
     """The highest Score that a partial measurement could still reach, with a risk of a few percent.
 
-    Quality: at the speed rung nothing was asked, so ``PERF_CEILING``; a model that diverges far from the
-    baseline is believed to be collapsed, see ``FAR``; after the first block
+    ceiling: of PerfNorm, as others know it; it counts until every question is answered.
+
+    Quality: before any question ``PERF_CEILING``; after the first block
     the upper end of a one-sided 97.5 % bound from the questions answered so far, each paired with the
     baseline's, with a phantom gain and loss added to every benchmark, and never above the ceiling; then, with
     every question answered, PerfNorm itself.
@@ -107,10 +104,7 @@ def optimistic(measurement: Measurement, baseline: Measurement) -> float:
     candidate whose first answers are longer than the baseline's may yet have any time per token: nothing is
     concluded from the probe then.
     """
-    ceiling = PERF_CEILING
-    far = measurement.divergence
-    if far is not None and far.mean - 2 * far.error >= FAR:
-        ceiling = FAR_CEILING
+    ceiling = min(ceiling, PERF_CEILING)
     if measurement.rung in ("rest", "repeats"):
         ceiling, _ = paired_perf(measurement, baseline, WEIGHTS)
     elif measurement.rung == "block":

@@ -12,6 +12,7 @@ import optuna
 
 import objectives
 import spaces
+from search.gate import Gate
 from search.progress import Progress
 from search.records import (
     CACHE,
@@ -19,6 +20,7 @@ from search.records import (
     STUDIES,
     check_name,
     load_baseline,
+    load_trials,
     save_baseline,
     study_folder,
     write_whole,
@@ -82,6 +84,7 @@ class Search:
                     baseline=baseline,
                     baseline_key=key,
                     speeds=Speeds.load(self.name, key, baseline, self.target.decoder),
+                    gate=Gate.of(record.estimates for record in load_trials(self.name)),
                     audit=self.audit,
                     seed=self.seed,
                 ),

@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import TrialState
 
 from objectives import Objective
+from search.gate import Gate
 from search.progress import Progress
 from search.pruning import RUNGS
 from search.records import TrialRecord, model_folder, study_folder
@@ -38,8 +39,8 @@ class Plan:
     """What stays the same over a search.
 
     base: the base model's folder. data: where the data sets are. cache: of the outputs of stages.
-    baseline_key: of ``baseline``. speeds: of shapes, added to. audit: share of prunes that are measured to
-    the end all the same.
+    baseline_key: of ``baseline``. speeds: of shapes, added to. gate: bounds quality by divergence, added
+    to. audit: share of prunes that are measured to the end all the same.
     """
 
     study: str
@@ -52,12 +53,14 @@ class Plan:
     baseline: Measurement
     baseline_key: str
     speeds: Speeds
+    gate: Gate = field(default_factory=Gate)
     audit: float = 0.0
     seed: int = 42
 
     def bound(self, measurement: Measurement) -> float:
         """The highest Score that is still possible."""
-        return self.objective.optimistic(measurement, self.baseline)
+        apart = measurement.divergence.mean if measurement.divergence else None
+        return self.objective.optimistic(measurement, self.baseline, self.gate.ceiling(apart))
 
     def audits(self, config: CompressionConfig) -> bool:
         """Whether a prune of that configuration is not carried out but checked; the same at every start."""
@@ -92,6 +95,8 @@ def run_trial(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress)
     except CandidateError as error:
         reason = f"{error.kind} in {error.stage}: {error}"
         return _record(trial, plan, found, state="failed", reason=reason, failure=error.kind)
+    finally:
+        plan.gate.learn(found.estimates)
 
 
 def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, found: _Findings) -> str | None:

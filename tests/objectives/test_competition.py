@@ -174,18 +174,19 @@ def test_the_optimistic_value_is_not_below_the_score_it_precedes(rung: Rung) -> 
     assert competition.optimistic(partial, base) >= final.value
 
 
-def test_only_a_model_that_is_surely_far_from_the_baseline_is_believed_to_have_collapsed() -> None:
+def test_a_ceiling_known_from_elsewhere_counts_until_every_question_is_answered() -> None:
     base = measurement({"kmmlu_redux": half(70, 100)}, 2e-4, 2e-4)
-    near = measurement({}, 2e-4, 2e-4, reference=(2e-4, 2e-4), rung="divergence")
-
-    def bound(mean: float, error: float) -> float:
-        apart = Divergence(tokens=2048, mean=mean, error=error)
-        return competition.optimistic(near.model_copy(update={"divergence": apart}), base)
-
-    lost = 0.5 * (competition.PERF_CEILING - competition.FAR_CEILING)
-    assert bound(0.5, 0.01) == bound(1.1, 0.1) == competition.optimistic(near, base)
-    assert bound(1.5, 0.1) == pytest.approx(bound(0.5, 0.01) - lost)
-    assert competition.estimate(near, base).divergence is None
+    apart = Divergence(tokens=2048, mean=0.5, error=0.01)
+    early = measurement({}, 2e-4, 2e-4, reference=(2e-4, 2e-4), rung="divergence").model_copy(
+        update={"divergence": apart}
+    )
+    lost = 0.5 * (competition.PERF_CEILING - 0.8)
+    assert competition.optimistic(early, base, 0.8) == pytest.approx(
+        competition.optimistic(early, base) - lost
+    )
+    late = measurement({"kmmlu_redux": half(69, 100)}, 2e-4, reference=(2e-4,), rung="rest")
+    assert competition.optimistic(late, base, 0.8) == competition.optimistic(late, base)
+    assert competition.estimate(early, base).divergence == 0.5
 
 
 def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:

@@ -65,19 +65,23 @@ class Bench:
 
         Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator
         early ends the candidate's engine. ``baseline`` must be known. known: an earlier
-        measurement of the same shape and scheme, whose probe is taken instead of another. Raises
-        CandidateError for whatever goes wrong with the candidate.
+        measurement of the same shape and scheme, whose probe is taken instead of another; one of the same
+        model has its divergence too. Raises CandidateError for whatever goes wrong with the candidate.
         """
         assert self.baseline is not None
         lengths = _answer_lengths(self.baseline, self.workload)
         self._reference.begin(lengths, tell)
         try:
             with Served(model, self.workload, log, tell) as served:
-                probed = {"probe": known.probe, "probe_reference": known.probe_reference} if known else {}
-                asked = {} if known else lengths
+                told: dict[str, Any] = {}
                 said = self.baseline.sampled
-                for measurement in _rungs(served, model, self.workload, self._reference, asked, tell, said):
-                    yield measurement.model_copy(update=probed)
+                if known is not None:
+                    lengths = {}
+                    told = {"probe": known.probe, "probe_reference": known.probe_reference}
+                    if known.divergence is not None:
+                        told["divergence"], said = known.divergence, ()
+                for measurement in _rungs(served, model, self.workload, self._reference, lengths, tell, said):
+                    yield measurement.model_copy(update=told)
         finally:
             self._reference.end()
 
