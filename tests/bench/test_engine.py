@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from squeeze.bench import tasks
-from squeeze.bench.engine import Engine, Generate, Start
+from squeeze.bench.engine import GRAPHS, Engine, Generate, Start, graph_sizes
 from squeeze.bench.served import Served, Slice
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.child import Child
@@ -140,3 +140,47 @@ def test_a_request_asks_for_times_alone_or_for_answers_too(served: Served) -> No
     assert served.time(Slice("kmmlu_redux", 0, 4)).tokens > 0
     questions, timing = served._child.call(Generate("kmmlu_redux", 0, 4, answers=False), deadline_s=60)
     assert questions == [] and timing.tokens > 0
+
+
+def sizes(questions: int, **engine: Any) -> list[int] | None:
+    """The sizes of the graphs where so many questions are asked, a quarter of them in the first block."""
+    workload = Workload(
+        name="test",
+        questions={"kmmlu_redux": None},
+        first_block=0.25,
+        probe=8,
+        engine=EngineArguments(**engine),
+    )
+    return graph_sizes(workload, {"kmmlu_redux": questions})
+
+
+@pytest.mark.parametrize(("questions", "whole"), [(2, 2), (4, 4), (80, 64), (86, 64), (88, 72), (341, 256)])
+def test_up_to_the_largest_batch_graphs_are_vllms_own(questions: int, whole: int) -> None:
+    found = sizes(questions)
+    assert found is not None
+    assert [size for size in found if size <= whole] == [size for size in GRAPHS if size <= whole]
+    assert whole >= questions - WORKLOAD.block(questions)
+    assert set(found) <= set(GRAPHS)
+
+
+def test_steps_that_read_prompts_have_fewer_graphs_and_none_that_vllm_would_not_have() -> None:
+    assert sizes(4) == [1, 2, 4, *range(32, 256, 32), *range(256, 513, 64)]
+    assert sizes(40, max_num_seqs=48) == [1, 2, 4, 8, 16, 24, 32, 64, 96]
+
+
+def test_no_graph_is_left_out_where_questions_wait_for_others_to_end() -> None:
+    assert sizes(343) is None  # 256 at once is what vLLM takes on most devices
+    assert sizes(343, max_num_seqs=512) is not None
+    assert sizes(80, max_num_seqs=59) is None
+
+
+def test_batches_beyond_the_largest_graph_leave_vllms_own() -> None:
+    assert sizes(800, max_num_seqs=1024) == list(GRAPHS)
+
+
+def test_the_benchmark_with_the_largest_batch_decides() -> None:
+    workload = Workload(name="test", questions={"kmmlu_redux": None, "komt_bench": None}, probe=8)
+    assert graph_sizes(workload, {"kmmlu_redux": 53, "komt_bench": 8}) == [
+        *(size for size in GRAPHS if size <= 40),
+        *(size for size in GRAPHS if size > 40 and size % (32 if size < 256 else 64) == 0),
+    ]

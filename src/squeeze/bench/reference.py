@@ -136,6 +136,6 @@ class Bracketed:
 
 def _start(base: Path, workload: Workload, log: Path, tell: Tell) -> Served:
     try:
-        return Served(base, workload, log, tell)
+        return Served(base, workload, log, tell, role="baseline")
     except CandidateError as error:
         raise SetupError(f"the baseline {base} must be servable by vLLM: {error}") from error

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from squeeze.bench.engine import Engine, Generate, Say, Start, Started, Weigh
+from squeeze.bench import slot
+from squeeze.bench.engine import Engine, Generate, Say, Start, Started, Weigh, cache_folder
 from squeeze.bench.workload import Workload
 from squeeze.child import Child, Event
 from squeeze.records import Question, Sampled, Timing
@@ -56,12 +57,20 @@ class Slices:
 class Served:
     """A model folder in a running engine; ends with the ``with`` block or ``close``.
 
-    Raises CandidateError (stage ``engine`` or ``questions``) for whatever the model does not stand.
+    The engine knows the folder by the name of a slot of its role, see ``squeeze.bench.slot``. Raises
+    CandidateError (stage ``engine`` or ``questions``) for whatever the model does not stand.
     """
 
-    def __init__(self, model: Path, workload: Workload, log: Path, tell: Tell = silent) -> None:
+    def __init__(
+        self,
+        model: Path,
+        workload: Workload,
+        log: Path,
+        tell: Tell = silent,
+        role: slot.Role = "candidate",
+    ) -> None:
         self._workload = workload
-        self._child = Child(partial(Engine, str(model), workload), stage="engine", log=log)
+        self._child = Child(partial(_in_slot, model, workload, role), stage="engine", log=log)
         try:
             started = self._child.call(Start(), deadline_s=workload.start_deadline_s, tell=tell)
         except BaseException:
@@ -116,3 +125,10 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _in_slot(model: Path, workload: Workload, role: slot.Role) -> Engine:
+    """The child's handler. The child holds the slot, so that it is free when the engine is gone, however."""
+    held = slot.hold(model, role, cache_folder() / "slots")
+    print(f"{held} is {model}", flush=True)  # vLLM's messages in the log have the slot's name
+    return Engine(str(held), workload)
