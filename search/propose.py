@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import random
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,9 @@ from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, RandomSam
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.modelled import Observation, expected_gain
+from search.draws import Draw
+from search.modelled import Observation, Point, expected_gain
+from search.speeds import Shape
 from search.study import CONFIG, FINISHED
 from spaces import Space
 from squeeze.errors import ConfigError
@@ -24,7 +27,7 @@ CANDIDATES = 400
 """Random configurations among which the model chooses."""
 
 ENOUGH = 3
-"""Trials whose quality is known before a model is fitted."""
+"""Trials whose quality and speed are known before a model is fitted."""
 
 ATTEMPTS = 50
 """Proposals of the sampler before a configuration is measured again."""
@@ -34,7 +37,7 @@ SHOWN, BEST = 300, 100
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """One of Optuna's samplers by name; see ``search.run``."""
+    """One of Optuna's samplers by name; see ``SAMPLERS``."""
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "gp":
@@ -72,8 +75,8 @@ def _propose(
     The sampler works on a copy in memory: what it proposes in vain never becomes a trial of the study.
     """
     tried = {trial.user_attrs.get(CONFIG) for trial in past}
-    if sampler == "modelled":
-        if params := _promising(past, tried, space, target, seed):
+    if sampler == "ours":
+        if params := _promising(shown(past), tried, space, target, seed):
             return params
         sampler = "tpe"
     copy = optuna.create_study(direction=StudyDirection.MAXIMIZE)
@@ -113,25 +116,24 @@ def shown(past: list[FrozenTrial]) -> list[FrozenTrial]:
 def _promising(
     past: list[FrozenTrial], tried: set[Any], space: Space, target: Target, seed: int
 ) -> Mapping[str, Any] | None:
-    """The parameters of largest expected improvement among random ones; None while too little is known."""
-    seen = [Observation.of(trial) for trial in past]
-    complete = [trial for trial in past if trial.state == TrialState.COMPLETE]
-    best = max((trial.value for trial in complete if trial.value is not None), default=None)
-    if best is None or sum(one.quality is not None for one in seen) < ENOUGH:
-        return None
-    draws = optuna.create_study(sampler=RandomSampler(seed=seed))
-    candidates: dict[str, Mapping[str, Any]] = {}
+    """The parameters of largest expected gain among random ones; None while too little is known."""
+    chance = random.Random(seed)
     distributions: dict[str, BaseDistribution] = {}
-    for _ in range(CANDIDATES):
-        trial = draws.ask()
-        key = space.suggest(trial, target).key
-        if key not in tried:
-            candidates[key] = trial.params
-        distributions.update(trial.distributions)
-    for known in past:
-        distributions.update(known.distributions)
-    if not candidates:
+
+    def point(given: Mapping[str, Any]) -> tuple[str, Point]:
+        draw = Draw(chance, given)
+        config = draw.config(space, target)
+        distributions.update(draw.distributions)
+        return config.key, Point(draw.params, Shape.of(config, target.decoder))
+
+    seen = [Observation.of(point(trial.params)[1], trial) for trial in past]
+    scores = [trial.value for trial in past if trial.state == TrialState.COMPLETE and trial.value is not None]
+    known = min(sum(one.quality is not None for one in seen), sum(one.speed is not None for one in seen))
+    if not scores or known < ENOUGH:
         return None
-    params = list(candidates.values())
-    gain = expected_gain(seen, params, distributions, best, seed)
-    return params[int(gain.argmax())]
+    candidates = dict(point({}) for _ in range(CANDIDATES))
+    fresh = [one for key, one in candidates.items() if key not in tried]
+    if not fresh:
+        return None
+    gain = expected_gain(seen, fresh, distributions, target, max(scores))
+    return fresh[int(gain.argmax())].params

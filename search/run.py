@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from search.trial import Plan
     from squeeze.bench.measure import Bench
 
-SAMPLERS = ("tpe", "modelled", "random", "gp", "brute")
-"""Optuna's tree-structured Parzen estimator; our model of quality and speed apart; random; Optuna's Gaussian
-process; every configuration in turn."""
+SAMPLERS = ("ours", "tpe", "gp", "random", "brute")
+"""Our model of quality and speed apart; Optuna's tree-structured Parzen estimator; its Gaussian process;
+random; every configuration in turn. The same words as of ``search.replay``."""
 
 FAILURES_IN_A_ROW = 3
 """So many failures of the machine, one after the other, end the search."""
@@ -53,9 +53,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seed", type=int, default=42, help="of the sampler (default: 42)")
     options.add_argument(
         "--sampler",
-        default="tpe",
+        default="ours",
         choices=SAMPLERS,
-        help="what proposes trials after the recipes (default: tpe)",
+        help="what proposes trials after the recipes: our model of quality and speed apart, Optuna's TPE or "
+        "GP, random, or every configuration in turn (default: ours)",
     )
     options.add_argument(
         "--audit",

@@ -1,8 +1,14 @@
-"""A search on a table: proposals, bounds and seconds of a real one, without bounds between shapes."""
+"""A search on a table: proposals, bounds and seconds of a real one.
+
+Left out: audits, retries, the bound that a search learns from divergence (``search.gate``), and that a shape
+is probed with one configuration of it (each row has its own probe). A stock sampler is asked as it is:
+without recipes, and it may repeat itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -10,9 +16,10 @@ from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from search.modelled import QUALITY, QUALITY_ERROR, SPEED
+from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
 from search.propose import make_sampler, next_trial
 from search.pruning import RUNGS, OptimisticPruner
+from search.speeds import Shape
 from search.study import CONFIG
 from search.table import Row, Table
 from spaces import grid
@@ -20,7 +27,7 @@ from squeeze.records import Record
 
 SAMPLERS = ("random", "tpe", "gp", "seeds", "group", "ours")
 """Optuna's random, TPE and GP; the recipes and then random; TPE multivariate and group, as Olive has it; and
-the recipes and then ``--sampler modelled``."""
+the recipes and then the model of quality and speed apart."""
 
 
 class Replay(Record):
@@ -36,6 +43,14 @@ class Replay(Record):
     pruned: int
 
 
+@dataclass
+class Known:
+    """What a search has so far: keys of outputs in the cache, and the bound that each probed shape gave."""
+
+    outputs: set[str] = field(default_factory=set)
+    shapes: dict[Shape, float] = field(default_factory=dict)
+
+
 def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
     """Search a table with a sampler of ``SAMPLERS``; the same arguments give the same result."""
     rows = {row.key: row for row in table.rows}
@@ -46,13 +61,13 @@ def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
     if sampler == "seeds":
         for recipe in grid.recipes(target):
             study.enqueue_trial(dict(recipe))
-    made: set[str] = set()
+    known = Known()
     best, spent, pruned = 0.0, 0.0, 0
     regret, seconds = [], []
     for _ in range(trials):
-        trial = next_trial(study, grid, target, "modelled", seed) if sampler == "ours" else study.ask()
+        trial = next_trial(study, grid, target, "ours", seed) if sampler == "ours" else study.ask()
         row = rows[grid.suggest(trial, target).key]
-        cost, reached = _run(trial, row, made)
+        cost, reached = run_row(trial, row, known, best)
         spent += cost
         for name, said in _said(row, trial).items():
             trial.set_user_attr(name, said)
@@ -67,21 +82,27 @@ def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
     return Replay(sampler=sampler, seed=seed, regret=tuple(regret), seconds=tuple(seconds), pruned=pruned)
 
 
-def _run(trial: optuna.Trial, row: Row, made: set[str]) -> tuple[float, bool]:
+def run_row(trial: optuna.Trial, row: Row, known: Known, best: float) -> tuple[float, bool]:
     """Go through a row's rungs. Returns the seconds that took and whether it was measured to the end.
 
-    made: keys of what is in the cache, and of shapes that were probed; added to.
+    known: added to. best: the best Score so far, 0 before any.
     """
-    spent = 0.0
-    # A model that is itself the cheapest of its shape is measured at once while the shape is unknown.
-    if "shape" in row.bounds and (row.shape in made or row.shape_s):
-        spent += 0.0 if row.shape in made else row.shape_s
-        made.add(row.shape)
-        if _stopped(trial, "shape", row.bounds):
+    shape, spent = Shape.read(row.shape), 0.0
+    if shape not in known.shapes:
+        slower = [bound for other, bound in known.shapes.items() if other.within(shape) and bound < best]
+        if slower:
+            trial.report(min(slower), RUNGS.index("shape"))
             return spent, False
-    spent += sum(seconds for key, seconds in row.stages.items() if key not in made)
-    made.update(row.stages)
-    made.add(row.shape)
+        fast = any(bound >= best for other, bound in known.shapes.items() if shape.within(other))
+        if row.shape_s and not fast:
+            spent += row.shape_s
+            known.shapes[shape] = row.bounds["shape"]
+    if shape in known.shapes and "shape" in row.bounds and _stopped(trial, "shape", row.bounds):
+        return spent, False
+    spent += sum(seconds for key, seconds in row.stages.items() if key not in known.outputs)
+    known.outputs.update(row.stages)
+    if "speed" in row.bounds:
+        known.shapes.setdefault(shape, row.bounds["speed"])
     for rung in RUNGS[1:]:
         if rung in row.bounds and _stopped(trial, rung, row.bounds):
             return spent + row.reached[rung], False
@@ -92,7 +113,7 @@ def _said(row: Row, trial: optuna.Trial) -> dict[str, Any]:
     """The attributes that the search would have given the trial."""
     steps = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     told = [row.estimates[rung] for step, rung in enumerate(RUNGS) if step in steps and rung in row.estimates]
-    said: dict[str, Any] = {CONFIG: row.key}
+    said: dict[str, Any] = {CONFIG: row.key} | ({FAILURE: "recorded"} if row.score is None else {})
     if told:
         said[SPEED] = told[-1].speed_norm
         if told[-1].perf_norm is not None:

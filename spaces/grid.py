@@ -44,7 +44,7 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
 
 
 def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
-    """The same as of ``recover``, where the grid has them: each scheme as it is, and a little pruning."""
+    """The same as of ``recover``, where the grid has them: a little pruning, and each scheme as it is."""
     decoder = target.decoder
     whole: dict[str, Any] = {"layers": decoder.layers}
     narrow, fewer = dict(whole), {"layers": _steps(decoder.layers, 1)[1]}
@@ -52,16 +52,13 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
     if step is not None:
         whole["width"] = fewer["width"] = decoder.width
         narrow["width"] = _steps(decoder.width, step)[1]
-    epochs = recover.EPOCHS[target.device][-1]
-    schemes = _schemes(target)
-    eight = "W8A8" if "W8A8" in schemes else None
+    schemes, epochs = _schemes(target), recover.EPOCHS[target.device][-2]
+    first = "W8A8" if target.device != "cpu" and "W8A8" in schemes else None
     shapes = [fewer] if step is None else [narrow, fewer, {**fewer, **{"width": narrow["width"]}}]
-    pruned = [
-        {**shape, "scheme": scheme, "kd_epochs": epochs}
-        for scheme in dict.fromkeys((eight, None))
-        for shape in shapes
+    return [
+        *({**shape, "scheme": first, "kd_epochs": epochs} for shape in shapes),
+        *({**whole, "scheme": scheme} for scheme in schemes if scheme),
     ]
-    return [*({**whole, "scheme": scheme} for scheme in schemes if scheme), *pruned]
 
 
 def _steps(whole: int, step: int) -> list[int]:

@@ -83,10 +83,11 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
 
 
 def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
-    """The simplest; a little pruning, distilled and quantized; quantization alone; adapters; norms.
+    """A little pruning, distilled; the same quantized; quantization alone; adapters; norms: each kind once.
 
     What promises most comes first, so that the others can be stopped early. Layers are 28/30 and 26/30 of
-    the base's, the width 7/8, as did well at 1.2 B.
+    the base's, the width 7/8, as did well at 1.2 B. Distillations are few and not the longest: a scheme is
+    laid over one that is in the cache, and a longer one goes on from there.
     """
     decoder = target.decoder
     step = prune_quantize.width_step(decoder.width)
@@ -94,29 +95,30 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
     if step is not None:
         whole["width"] = decoder.width
     known = list(quantize.recipes(target))
+    if target.device == "cpu":  # where rounding is slow to make and to run: each scheme once
+        known = list({one["scheme"]: one for one in reversed(known)}.values())[::-1]
     as_it_is = {"kd_epochs": 0, "lora_rank": 0, "tune_norms": False}
-    kd = {"kd_epochs": 2, "kd_learning_rate": usual_rate(target), "tune_norms": False}
+    kd = {"kd_epochs": EPOCHS[target.device][-2], "kd_learning_rate": usual_rate(target), "tune_norms": False}
     lora = {"lora_rank": RANKS[1], "lora_learning_rate": 2e-4, "tune_norms": False}
-    shapes: list[dict[str, Any]] = [
+    fewer: list[dict[str, Any]] = [
         {**whole, "layers": max(1, decoder.layers - max(drop, round(drop * 2 * decoder.layers / 30)))}
         | {"depth_method": "influence"}
         for drop in (1, 2)
     ]
+    narrow: list[dict[str, Any]] = []
     if step is not None:
-        narrow = decoder.width - max(1, decoder.width // 8 // step) * step
-        shapes.insert(0, {**whole, "width": narrow, "width_method": "activation"})
-        shapes.append({**shapes[1], "width": narrow, "width_method": "activation"})
-    eight = next((one for one in known if one["scheme"] == "W8A8"), {"scheme": None})
-    four = next((one for one in known if one["scheme"] == "W4A16"), {"scheme": None})
-    plain = {"scheme": None}
+        neurons = {"width": decoder.width - max(1, decoder.width // 8 // step) * step}
+        narrow = [{**shape, **neurons, "width_method": "activation"} for shape in (whole, fewer[0])]
+    plain: dict[str, Any] = {"scheme": None}
+    eight = next((one for one in known if one["scheme"] == "W8A8"), plain)
+    four = next((one for one in known if one["scheme"] == "W4A16"), plain)
     # Eight bits are what makes a GPU fast; on a CPU they were no faster than none.
     first, second = (plain, eight) if target.device == "cpu" else (eight, plain)
     wanted = [
-        *({**shape, **kd, **first} for shape in shapes),
-        {**whole, **as_it_is, **eight},
-        *({**shape, **kd, **second} for shape in shapes),
+        *({**shape, **kd, **first} for shape in (*narrow, *fewer)),
+        *({**shape, **kd, **second} for shape in narrow[:1]),
+        *({**shape, **kd, **four} for shape in fewer),
         *({**whole, **as_it_is, **one} for one in known),
-        *({**shape, **kd, **four} for shape in shapes),
         {**whole, **lora, **eight},
         {**whole, **as_it_is, **four, "tune_norms": True},
     ]

@@ -12,8 +12,10 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BruteForceSampler
 
 from search import replay as command
+from search.pruning import OptimisticPruner
 from search.records import TrialRecord
-from search.simulation import SAMPLERS, replay
+from search.simulation import SAMPLERS, Known, replay, run_row
+from search.speeds import Shape
 from search.table import Row, Table, load_table, make_rows, target_fields
 from spaces import grid
 from squeeze.config import CompressionConfig
@@ -120,30 +122,38 @@ def test_what_was_made_once_is_not_paid_for_again(table: Table) -> None:
     assert long.seconds[-1] < sum(stages.values()) + sum(shapes.values()) + measuring
 
 
+def searched(best: float) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", pruner=OptimisticPruner())
+    study.add_trial(optuna.trial.create_trial(value=best))
+    return study
+
+
+ROW = Row(
+    params={}, key="k", shape="7x896--", score=0.5, low=0.5, high=0.5, perf_norm=1.0, speed_norm=0.0,
+    estimates={},
+    bounds={"shape": 0.7, "speed": 0.65, "block": 0.55, "rest": 0.5},
+    reached={"speed": 3.0, "block": 5.0, "rest": 8.0, "repeats": 15.0},
+    stages={"d": 20.0, "q": 1.0}, shape_s=6.0,
+)  # fmt: skip
+
+
 def test_a_hopeless_trial_costs_what_it_cost_until_it_was_stopped() -> None:
-    from search.simulation import _run
-
-    study = optuna.create_study(direction="maximize", pruner=command_pruner())
-    study.add_trial(optuna.trial.create_trial(value=0.6))
-    row = Row(
-        params={}, key="k", shape="s", score=0.5, low=0.5, high=0.5, perf_norm=1.0, speed_norm=0.0,
-        estimates={},
-        bounds={"shape": 0.7, "speed": 0.65, "block": 0.55, "rest": 0.5},
-        reached={"speed": 3.0, "block": 5.0, "rest": 8.0, "repeats": 15.0},
-        stages={"d": 20.0, "q": 1.0}, shape_s=6.0,
-    )  # fmt: skip
-    made = {"d"}
-    assert _run(study.ask(), row, made) == (6.0 + 1.0 + 5.0, False)
-    assert made == {"d", "q", "s"}
-    assert _run(study.ask(), row, made) == (5.0, False)
-    assert _run(study.ask(), row.model_copy(update={"bounds": {"shape": 0.5}}), made) == (0.0, False)
-    assert _run(study.ask(), row.model_copy(update={"bounds": {}}), made) == (15.0, True)
+    study, known = searched(0.6), Known({"d"})
+    assert run_row(study.ask(), ROW, known, 0.6) == (6.0 + 1.0 + 5.0, False)
+    assert known == Known({"d", "q"}, {Shape(7, 896): 0.7})
+    assert run_row(study.ask(), ROW, known, 0.6) == (5.0, False)
+    slow = ROW.model_copy(update={"bounds": {"shape": 0.5}})
+    assert run_row(study.ask(), slow, known, 0.6) == (0.0, False)
+    assert run_row(study.ask(), ROW.model_copy(update={"bounds": {}}), known, 0.6) == (15.0, True)
 
 
-def command_pruner() -> optuna.pruners.BasePruner:
-    from search.pruning import OptimisticPruner
-
-    return OptimisticPruner()
+def test_known_shapes_bound_those_that_are_larger_and_spare_smaller_ones_their_probe() -> None:
+    study = searched(0.6)
+    slow, fast = Known(shapes={Shape(6, 896): 0.55}), Known(shapes={Shape(8, 1024): 0.62})
+    assert run_row(study.ask(), ROW, slow, 0.6) == (0.0, False)
+    assert run_row(study.ask(), ROW, fast, 0.6) == (21.0 + 5.0, False)
+    other = ROW.model_copy(update={"shape": "7x896-W8A8-"})
+    assert run_row(study.ask(), other, slow, 0.6) == (6.0 + 21.0 + 5.0, False)
 
 
 def test_a_table_goes_through_a_file_and_the_command_replays_it(

@@ -69,6 +69,26 @@ def test_recipes_cover_each_family_that_the_target_runs(target: Target, name: st
     assert families == {"depth", "width", *target.schemes(), *trained}
 
 
+@every_target
+def test_recipes_of_recovery_are_few_and_name_each_kind(target: Target) -> None:
+    space = spaces.load("recover")
+    study = optuna.create_study()
+    kinds = set()
+    recipes = space.recipes(target)
+    for recipe in recipes:
+        study.enqueue_trial(dict(recipe))
+        config = space.suggest(study.ask(), target)
+        shape = tuple(name for name in ("depth", "width") if getattr(config, name))
+        training = [name for name in ("distill", "finetune", "tune_norms") if getattr(config, name)]
+        kinds.add((shape, *training, config.quantize.scheme if config.quantize else None))
+    assert len(recipes) <= (12 if target.device == "cpu" else 16)
+    assert (("width",), "distill", None) in kinds
+    if "W8A8" in target.schemes():
+        assert {(("width",), "distill", "W8A8"), ((), "finetune", "W8A8"), ((), "W8A8")} <= kinds
+    if "W4A16" in target.schemes():
+        assert {(("depth",), "distill", "W4A16"), ((), "tune_norms", "W4A16"), ((), "W4A16")} <= kinds
+
+
 def test_training_is_asked_for_only_where_it_mends_something() -> None:
     space = spaces.load("recover")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
