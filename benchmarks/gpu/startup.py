@@ -55,8 +55,6 @@ TOKENS = 64
 BATCHES = (1, 5, 17, 41, 48)
 """Answered at once for the times per token; 48 is the largest of the workload with 64 questions."""
 
-REPEATS = 7
-
 PARTS = (
     ("engine set-up", "world size 1 is assigned"),
     ("weights", "Model loading took"),
@@ -82,6 +80,7 @@ class Launch:
 class Times:
     """Microseconds per token, batch -> engine -> repeats."""
 
+    repeats: int
     taken: dict[int, list[list[float]]] = field(default_factory=lambda: {batch: [] for batch in BATCHES})
 
     def take(self, served: Served) -> None:
@@ -89,7 +88,7 @@ class Times:
         for batch, engines in self.taken.items():
             asked = Slice(BENCHMARK, 0, batch, exact=TOKENS)
             served.time(asked)
-            repeats = [served.time(asked) for _ in range(REPEATS)]
+            repeats = [served.time(asked) for _ in range(self.repeats)]
             engines.append([1e6 * one.seconds / one.tokens for one in repeats])
 
     def middle(self, batch: int) -> float:
@@ -132,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = questions(work / "data")
         every, few = workload("every", data, 600), workload("few", data, 64)
         found: dict[str, Launch] = {}
-        times = {"all": Times(), "product": Times()}
+        times = {name: Times(1 if options.quick else 7) for name in ("all", "product")}
 
         def start(case: str, model: str, asks: Workload, through_slot: bool = True, **timed: Times) -> None:
             log = logs / f"{case.replace(' ', '-').replace(',', '')}-{len(list(logs.glob('*')))}.log"
