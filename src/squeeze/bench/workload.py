@@ -137,7 +137,6 @@ def demo(data: str) -> Workload:
         questions={"kmmlu_redux": 80, "kmmlu_pro": 80, "ko_longrag": 40, "komt_bench": 8},
         max_tokens=64,
         divergence=(64, 256),
-        repeats=2,
         start_deadline_s=180,
         part_deadline_s=120,
         engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
