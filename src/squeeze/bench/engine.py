@@ -242,6 +242,8 @@ def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:
         ) from error
     eager = not torch.cuda.is_available() if arguments.enforce_eager is None else arguments.enforce_eager
     given = arguments.model_dump(exclude={"kv_cache_gib", "enforce_eager"}, exclude_none=True)
+    if eager:  # else vLLM's own functions are still compiled: 2 to 25 s for the first likelihoods
+        torch.compiler.set_stance("force_eager")
     try:
         return LLM(
             model=model,
