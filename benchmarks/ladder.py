@@ -28,10 +28,12 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from search.gate import Gate
+from search.gate import DIVERGENCES, Gate
 from search.pruning import RUNGS
 from search.replay import TABLE
 from search.table import Row, Table, load_table
+from squeeze.config import CompressionConfig
+from squeeze.records import Divergence, Measurement, Rung
 
 DRAWN = {"speed": "#b9c0c9", "block": "#e8a33d", "rest": "#2a9d8f"}
 """Rungs whose bounds are drawn, and their colours; of the others the bound is mostly that of the speed."""
@@ -109,23 +111,41 @@ def _divergence(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def _gate(rows: Sequence[Row], searches: int = 60, trials: int = 40) -> dict[str, float]:
+def _gate(rows: Sequence[Row], searches: int = 60, trials: int = 40) -> dict[str, dict[str, float]]:
     """What the bound learnt from divergence does in random searches: how often it speaks, and errs."""
-    judged, wrong, gaps = 0, 0, []
+    none = CompressionConfig()
+    gaps: dict[str, list[float]] = {rung: [] for rung in DIVERGENCES}
     for seed in range(searches):
         gate = Gate()
         for row in random.Random(seed).sample(list(rows), trials):
-            ceiling = gate.ceiling(_apart(row))
-            if ceiling < inf and row.perf_norm is not None:
-                judged += 1
-                wrong += row.perf_norm > ceiling
-                gaps.append(ceiling - row.perf_norm)
-            gate.learn(row.estimates)
+            for rung in DIVERGENCES:
+                ceiling = gate.ceiling(none, _partial(row, rung))
+                if ceiling < inf and row.perf_norm is not None:
+                    gaps[rung].append(ceiling - row.perf_norm)
+            gate.learn(none, row.estimates)
     return {
-        "share_bounded": round(judged / searches / trials, 3),
-        "too_low": round(wrong / judged, 4),
-        "above_quality": round(median(gaps), 3),
+        rung: {
+            "share_bounded": round(len(found) / searches / trials, 3),
+            "too_low": round(sum(gap < 0 for gap in found) / len(found), 4),
+            "above_quality": round(median(found), 3),
+        }
+        for rung, found in gaps.items()
     }
+
+
+def _partial(row: Row, rung: Rung) -> Measurement:
+    """What the gate reads of a measurement that has come so far."""
+    apart = Divergence(tokens=0, mean=row.estimates[rung].divergence or 0.0, error=0.0)
+    return Measurement(
+        model=row.key,
+        workload="",
+        engine={},
+        complete=False,
+        rung=rung,
+        questions={},
+        passes=(),
+        divergence=apart,
+    )
 
 
 def _apart(row: Row) -> float | None:

@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = fetch(arguments.model, MODELS)
     base = fetch(arguments.baseline, MODELS) if arguments.baseline else model
     target = Target.here(Decoder.read(base))
-    workload = choose(arguments.workload, arguments.data, base)
+    # A model that is measured to the end needs no cheaper evidence first.
+    workload = choose(arguments.workload, arguments.data, base).model_copy(update={"divergence": None})
     workload.key  # noqa: B018 — reads the data files: what is wrong with them is told before anything starts
     preload([name for name in PRELOADED if name != "llmcompressor"])
     descriptor, name = tempfile.mkstemp(prefix="squeeze-bench-", suffix=".log")

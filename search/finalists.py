@@ -96,9 +96,9 @@ def measure_again(record: TrialRecord, plan: Plan, bench: Bench, progress: Progr
         raise CandidateError(str(error), stage="load", kind="load") from error
     first = load_measurement(plan.study, record.number)
     log = study_folder(plan.study) / "logs" / f"{record.number:04d}-again.log"
-    # The first measurement's probe serves again: the shape's speed decides nothing here.
-    *_, again = bench.measure(folder, log=log, tell=progress.tell, known=first)
     comparable = first if record.baseline == plan.baseline_key else None
+    # The first measurement's probe and divergence serve again: they decide nothing here.
+    *_, again = bench.measure(folder, log=log, tell=progress.tell, known=comparable)
     confirmation = judge(comparable, again, plan.baseline_key, plan.baseline, plan.objective)
     confirmed = record.model_copy(update={"confirmation": confirmation})
     save_again(plan.study, record.number, again)

@@ -84,7 +84,7 @@ class Search:
                     baseline=baseline,
                     baseline_key=key,
                     speeds=Speeds.load(self.name, key, baseline, self.target.decoder),
-                    gate=Gate.of(record.estimates for record in load_trials(self.name)),
+                    gate=Gate.of(load_trials(self.name), key),
                     audit=self.audit,
                     seed=self.seed,
                 ),

@@ -30,7 +30,7 @@ ENOUGH = 3
 """Trials whose quality and speed are known before a model is fitted."""
 
 ATTEMPTS = 50
-"""Proposals of the sampler before a configuration is measured again."""
+"""Proposals in vain before a search gives up."""
 
 SHOWN, BEST = 300, 100
 """The most trials that a sampler is shown: of more, that many of the best and beside them the latest."""
@@ -69,9 +69,9 @@ def next_trial(study: optuna.Study, space: Space, target: Target, sampler: str, 
 def _propose(
     past: list[FrozenTrial], space: Space, target: Target, sampler: str, seed: int
 ) -> Mapping[str, Any]:
-    """Parameters from the sampler whose configuration has not been tried, unless ``ATTEMPTS`` in a row were.
+    """Parameters from the sampler whose configuration has not been tried.
 
-    Raises ConfigError when the sampler tries every configuration and none is left.
+    Raises ConfigError when none is left, or ``ATTEMPTS`` proposals in a row have been tried.
     The sampler works on a copy in memory: what it proposes in vain never becomes a trial of the study.
     """
     tried = {trial.user_attrs.get(CONFIG) for trial in past}
@@ -93,6 +93,11 @@ def _propose(
                 f"{len(past)} trials; choose another sampler or space to go on"
             )
         copy.tell(trial, state=TrialState.FAIL)
+    else:
+        raise ConfigError(
+            f"--trials must leave something to try; {len(past)} are finished, and {ATTEMPTS} proposals in a "
+            f"row were among them; choose another space or sampler to go on"
+        )
     return trial.params
 
 

@@ -46,7 +46,7 @@ class TrialRecord(Record):
     bounds: rung -> the highest Score still possible after it. estimates: rung -> what it said. reached:
     rung -> s since measuring began. seconds: stage -> s. reason: why it was pruned or failed; None when it
     was measured to the end. failure: its class. audit: why it would have been pruned, had it not been drawn
-    to be measured to the end all the same. audit_best: the best Score at that time. score: what it measured,
+    to be measured to the end all the same. audit_best: what was to beat then. score: what it measured,
     which Optuna has too and which never changes. confirmation: what a finalist's second measurement said.
     """
 

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.keep import delete_others
 from search.modelled import QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
+from search.pruning import LOW
 from search.records import TrialRecord, best_first, load_trials, model_folder, save_trial
 from search.study import CONFIG, RETRY_OF, add_to_mirror, is_abandoned, mirrored, requeue
 from squeeze.errors import FailureClass
@@ -131,6 +132,7 @@ def _attributes(record: TrialRecord) -> dict[str, str | float]:
         if said.perf_norm is not None and said.perf_error is not None:
             attributes |= {QUALITY: said.perf_norm, QUALITY_ERROR: said.perf_error}
     if record.score:
+        attributes[LOW] = record.score.low
         attributes["PerfNorm"] = record.score.perf_norm
         attributes["SpeedNorm"] = record.score.speed_norm
         attributes["Score interval"] = f"{record.score.low:.4f} to {record.score.high:.4f}"

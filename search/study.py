@@ -262,8 +262,10 @@ def is_owner_gone(owned_by: str) -> bool:
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue a trial's parameters again, once; the new trial inherits nothing else."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    if trial.params and all(other.user_attrs.get(RETRY_OF) != trial.number for other in waiting):
-        study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+    # What was queued, which is all of it even where the trial was cut off while it asked for its parameters.
+    params = trial.system_attrs.get("fixed_params") or trial.params
+    if params and all(other.user_attrs.get(RETRY_OF) != trial.number for other in waiting):
+        study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
 
 
 def _process_start(pid: int) -> str | None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from objectives import Objective
 from search.gate import Gate
 from search.progress import Progress
-from search.pruning import RUNGS
+from search.pruning import RUNGS, to_beat
 from search.records import TrialRecord, model_folder, study_folder
 from search.speeds import Shape, Speeds
 from spaces import Space
@@ -57,10 +56,13 @@ class Plan:
     audit: float = 0.0
     seed: int = 42
 
-    def bound(self, measurement: Measurement) -> float:
-        """The highest Score that is still possible."""
-        apart = measurement.divergence.mean if measurement.divergence else None
-        return self.objective.optimistic(measurement, self.baseline, self.gate.ceiling(apart))
+    def bound(self, measurement: Measurement, config: CompressionConfig | None = None) -> float:
+        """The highest Score that is still possible. config: the candidate's, to compare it with other trials.
+
+        A search that stops nothing (``audit`` 1) compares nothing: what it records depends on no order.
+        """
+        ceiling = inf if config is None or self.audit >= 1 else self.gate.ceiling(config, measurement)
+        return self.objective.optimistic(measurement, self.baseline, ceiling)
 
     def audits(self, config: CompressionConfig) -> bool:
         """Whether a prune of that configuration is not carried out but checked; the same at every start."""
@@ -96,7 +98,7 @@ def run_trial(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress)
         reason = f"{error.kind} in {error.stage}: {error}"
         return _record(trial, plan, found, state="failed", reason=reason, failure=error.kind)
     finally:
-        plan.gate.learn(found.estimates)
+        plan.gate.learn(found.config, found.estimates)
 
 
 def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, found: _Findings) -> str | None:
@@ -127,7 +129,7 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     if speed is None and (reason := _slower_than_known(shape, trial, plan, found)):
         return reason
     costly = found.config != found.config.untrained
-    if speed is None and costly and not plan.speeds.fast_enough(shape, plan.bound, _best(trial)):
+    if speed is None and costly and not plan.speeds.fast_enough(shape, plan.bound, to_beat(trial.study)):
         started = time.monotonic()
         build(found.config.untrained)
         speed = bench.probe(out, log=log, tell=progress.tell)
@@ -149,25 +151,19 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
             if reason := _hopeless(measurement.rung, measurement, trial, plan, found):
                 return reason
     assert found.measurement is not None
+    found.estimates[found.measurement.rung] = plan.objective.estimate(found.measurement, plan.baseline)
     found.score = plan.objective.score(found.measurement, plan.baseline)
     return None
 
 
-def _best(trial: optuna.Trial) -> float:
-    """The best Score of the study, or minus infinity."""
-    # A pruned trial's value is its last report, a bound and not a Score.
-    complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max((other.value for other in complete if other.value is not None), default=-math.inf)
-
-
 def _slower_than_known(shape: Shape, trial: optuna.Trial, plan: Plan, found: _Findings) -> str | None:
     """Why a shape that was never probed is too slow: a known one within it is. None when none is."""
-    best = _best(trial)
+    best = to_beat(trial.study)
     known = plan.speeds.too_slow(shape, plan.bound, best)
     if known is None:
         return None
     other, bound = known
-    reason = f"after shape: no faster than {other.name}, at best {bound:.4f}, the best so far has {best:.4f}"
+    reason = f"after shape: no faster than {other.name}, at best {bound:.4f}, to beat {best:.4f}"
     ended = _unless_audited(reason, best, plan, found)
     if ended is not None:  # else the shape's own bound is still to come
         found.bounds["shape"] = bound
@@ -186,14 +182,14 @@ def _hopeless(
     rung: str, measurement: Measurement, trial: optuna.Trial, plan: Plan, found: _Findings
 ) -> str | None:
     """Report the highest Score still possible. Returns why the trial ends, or None when it goes on."""
-    bound = plan.bound(measurement)
+    bound = plan.bound(measurement, found.config)
     found.bounds[rung] = bound
     found.estimates[rung] = plan.objective.estimate(measurement, plan.baseline)
     trial.report(bound, RUNGS.index(rung))
     if found.audit is not None or not trial.should_prune():
         return None
-    best = _best(trial)
-    reason = f"after {rung}: at best {bound:.4f}, the best so far has {best:.4f}"
+    best = to_beat(trial.study)
+    reason = f"after {rung}: at best {bound:.4f}, to beat {best:.4f}"
     return _unless_audited(reason, best, plan, found)
 
 

