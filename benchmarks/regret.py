@@ -6,7 +6,8 @@ Regret is the best Score of the table less the best that a search has found. Eve
 rows, with the same pruner and the same cache; only what is proposed differs. Optuna's are asked as they are,
 without recipes; ``seeds`` shows what the recipes do alone. The last line on stdout is JSON:
 ``regret`` {sampler: {trials: {p50, p90}}}, ``regret_by_seconds`` likewise, ``ratio_p50_at_40`` and
-``ratio_p90_at_40`` (ours over the best of Optuna's; less than 1 is better), versions and machine.
+``ratio_p90_at_40`` (ours over the best of Optuna's; less than 1 is better, null where only Optuna's is 0),
+versions and machine.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _ratio(by_trials: Regrets, trials: str, which: str) -> float | None:
         return None
     best = min(stock)
     ours = by_trials["ours"][trials][which]
-    return round(ours / best, 4) if best else (1.0 if ours == 0 else float("inf"))
+    return round(ours / best, 4) if best else (1.0 if ours == 0 else None)  # JSON has no infinity
 
 
 def _print(by_trials: Regrets, by_seconds: Regrets, each: Mapping[str, float]) -> None:
