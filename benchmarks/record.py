@@ -86,17 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
         )
     )
-    return max(codes)
+    return int(any(codes))  # a job that was killed has a negative one
 
 
 def _deal(study: str, job: int, arguments: argparse.Namespace) -> int:
-    """Queue a job's configurations in its study, once. Returns how many there are."""
+    """Queue those of a job's configurations that its study lacks. Returns how many there are in all."""
     given = ["--trials", "1", "--study", study, "--space", "grid"]
     search = open_search(run.parser().parse_args(given))
     mine = _hands(search.target, arguments.jobs, arguments.only)[job]
-    if not search.study.get_trials(deepcopy=False):
-        for params in mine:
-            search.study.enqueue_trial(dict(params))
+    for params in mine:
+        search.study.enqueue_trial(dict(params), skip_if_exists=True)
     return len(mine)
 
 
