@@ -1,7 +1,7 @@
 """Replay searches on a recorded table: no engine, no model, thousands of trials, the same for a seed.
 
 A table holds everything in a space, measured to the end. Record one's own: measure the space whole with
-`python -m search.run --study grid --space grid --sampler brute --audit 1 --trials 219`, then
+`python -m search.run --study grid --space grid --sampler brute --audit 1 --trials 219 --finalists 0`, then
 `python -m search.replay --record grid --table grid.json`.
 `python benchmarks/record.py` does both on many cores at once.
 """
@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"a recorded table (default: {TABLE}, of the embedded model), or the one to write",
     )
-    options.add_argument("--sampler", default="tpe", help="one of search.simulation.SAMPLERS (default: tpe)")
+    options.add_argument(
+        "--sampler", default="ours", help="one of search.simulation.SAMPLERS (default: ours)"
+    )
     options.add_argument("--trials", type=positive, default=40, help="of each search (default: 40)")
     options.add_argument(
         "--seeds", type=positive, default=24, help="searches, with the seeds 0, 1, … (default: 24)"

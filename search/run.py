@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("ours", "tpe", "gp", "random", "brute")
 """Our model of quality and speed apart; Optuna's tree-structured Parzen estimator; its Gaussian process;
-random; every configuration in turn. The same words as of ``search.replay``."""
+random; every configuration in turn. ``search.replay`` has the same words but ``brute``, and ``seeds`` and
+``group`` besides."""
 
 FAILURES_IN_A_ROW = 3
 """So many failures of the machine, one after the other, end the search."""

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from search.records import TrialRecord
+from search.settle import RETRIED
 from search.speeds import Shape
 from squeeze.decoder import Decoder, read_config
 from squeeze.errors import ConfigError
@@ -95,6 +96,7 @@ def target_fields(base: Path, target: Target) -> dict[str, Any]:
 def make_rows(records: list[TrialRecord], decoder: Decoder) -> tuple[Row, ...]:
     """A row for each configuration that was measured to the end or failed, of the first such trial.
 
+    Where a trial failed for a reason of the machine, the one that tried the same again counts instead.
     decoder: of the base. A stage's time is the longest that any record gives it: the others found its output
     in the cache. A shape that needed no probe, because another told enough of it, is charged the median of
     those that did.
@@ -108,7 +110,7 @@ def make_rows(records: list[TrialRecord], decoder: Decoder) -> tuple[Row, ...]:
             probes[Shape.of(record.config, decoder)] = record.seconds["shape"]
     usual = median(probes.values()) if probes else 0.0
     rows: dict[str, Row] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record.failure in RETRIED):  # stable: those come last
         if record.state == "pruned" or record.config.key in rows:
             continue
         score, bounds, costly = record.score, dict(record.bounds), record.config.untrained != record.config

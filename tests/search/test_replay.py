@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -12,6 +13,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BruteForceSampler
 
 from search import replay as command
+from search import run
 from search.pruning import OptimisticPruner
 from search.records import TrialRecord
 from search.simulation import SAMPLERS, Known, replay, run_row
@@ -154,6 +156,38 @@ def test_known_shapes_bound_those_that_are_larger_and_spare_smaller_ones_their_p
     assert run_row(study.ask(), ROW, fast, 0.6) == (21.0 + 5.0, False)
     other = ROW.model_copy(update={"shape": "7x896-W8A8-"})
     assert run_row(study.ask(), other, slow, 0.6) == (6.0 + 21.0 + 5.0, False)
+
+
+def test_a_row_that_failed_before_any_bound_teaches_nothing_of_its_shape() -> None:
+    failed = ROW.model_copy(
+        update={"score": None, "bounds": {}, "estimates": {}, "reached": {}, "stages": {}}
+    )
+    known = Known()
+    assert run_row(searched(0.6).ask(), failed, known, 0.6) == (6.0, True)
+    assert known == Known()
+
+
+def test_the_speed_of_the_base_is_known_from_the_start(table: Table) -> None:
+    itself = next(row for row in table.rows if row.shape == "8x1024--")
+    fast = itself.model_copy(update={"bounds": itself.bounds | {"speed": 2.0}})
+    told = table.model_copy(update={"rows": tuple(fast if row == itself else row for row in table.rows)})
+    # A base that bounds nothing spares every smaller shape its probe.
+    assert replay(told, "seeds", 2, 0).seconds[-1] == replay(table, "seeds", 2, 0).seconds[-1] - 6.0
+
+
+def test_a_failure_of_the_machine_does_not_hide_what_the_retry_found(
+    scored: Callable[..., TrialRecord],
+) -> None:
+    good = scored(1, 0.6)
+    killed = good.model_copy(update={"number": 0, "state": "failed", "failure": "killed", "score": None})
+    wrong = killed.model_copy(update={"failure": "load"})
+    for records, score in (([killed, good], 0.6), ([killed], None), ([wrong, good], None)):
+        assert [row.score for row in make_rows(records, TARGET.decoder)] == [score]
+
+
+def test_searches_and_replays_propose_with_our_sampler_unless_told() -> None:
+    assert command.parser().parse_args([]).sampler == "ours"
+    assert run.parser().parse_args(["--trials", "1"]).sampler == "ours"
 
 
 def test_a_table_goes_through_a_file_and_the_command_replays_it(
