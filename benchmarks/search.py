@@ -17,7 +17,7 @@ of the naive loop's baselines not counted. seconds: where the time went, s.
 cache_hit_rate: outputs of stages that were found over those that were needed. overhead_s_per_trial: from the
 first trial's start to the last one's end, less the stages and the measuring. overhead_s_at: trials -> s that
 one more costs, the mean over the last 100. wrong_prune_rate: of the audited prunes; null without any. --quick
-replays 500 trials and leaves out the engine, whose figures are null then, as is overhead_s_at_10000.
+replays 200 trials and leaves out the engine, whose figures are null then, as is overhead_s_at_10000.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workload", help="as of search.run")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     options = parser.parse_args(argv)
-    quick, full = (0, 500), (CONFIGURATIONS, REPLAYED)
+    quick, full = (0, 200), (CONFIGURATIONS, REPLAYED)
     given = (options.configurations, options.replayed)
     options.configurations, options.replayed = (
         default if value is None else value
