@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
 from search.propose import make_sampler, next_trial
-from search.pruning import RUNGS, OptimisticPruner
+from search.pruning import LOW, RUNGS, OptimisticPruner, to_beat
 from search.speeds import Shape
 from search.study import CONFIG
 from search.table import Row, Table
@@ -53,6 +53,7 @@ class Known:
 
 def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
     """Search a table with a sampler of ``SAMPLERS``; the same arguments give the same result."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = {row.key: row for row in table.rows}
     target = table.made_for()
     study = optuna.create_study(
@@ -69,7 +70,7 @@ def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
     for _ in range(trials):
         trial = next_trial(study, grid, target, "ours", seed) if sampler == "ours" else study.ask()
         row = rows[grid.suggest(trial, target).key]
-        cost, reached = run_row(trial, row, known, best)
+        cost, reached = run_row(trial, row, known, to_beat(study))
         spent += cost
         for name, said in _said(row, trial).items():
             trial.set_user_attr(name, said)
@@ -87,7 +88,7 @@ def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
 def run_row(trial: optuna.Trial, row: Row, known: Known, best: float) -> tuple[float, bool]:
     """Go through a row's rungs. Returns the seconds that took and whether it was measured to the end.
 
-    known: added to. best: the best Score so far, 0 before any.
+    known: added to. best: what is to beat.
     """
     shape, spent = Shape.read(row.shape), 0.0
     if shape not in known.shapes:
@@ -116,7 +117,8 @@ def _said(row: Row, trial: optuna.Trial) -> dict[str, Any]:
     """The attributes that the search would have given the trial."""
     steps = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     told = [row.estimates[rung] for step, rung in enumerate(RUNGS) if step in steps and rung in row.estimates]
-    said: dict[str, Any] = {CONFIG: row.key} | ({FAILURE: "recorded"} if row.score is None else {})
+    said: dict[str, Any] = {CONFIG: row.key}
+    said |= {FAILURE: "recorded"} if row.score is None else {LOW: row.low}
     if told:
         said[SPEED] = told[-1].speed_norm
         if told[-1].perf_norm is not None:
