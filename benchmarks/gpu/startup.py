@@ -163,7 +163,8 @@ def serve(model: Path, asks: Workload, log: Path, through_slot: bool, times: Tim
         at.setdefault(str(event["stage"]), time.perf_counter())
 
     if through_slot:
-        with Served(model, asks, log, tell) as served:
+        with Served(model, asks, log) as served:
+            served.wait(tell)
             ready = time.perf_counter()
             served.time(Slice(BENCHMARK, 0, 1, exact=TOKENS))
             ends = time.perf_counter()

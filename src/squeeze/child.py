@@ -107,10 +107,22 @@ class Child:
         child raised them. After a timeout, a death or any exception here (Ctrl-C too) that leaves an
         answer outstanding, the child and everything it started is gone.
         """
+        self.ask(request)
+        return self.answer(deadline_s=deadline_s, tell=tell)
+
+    def ask(self, request: Any) -> None:
+        """Send a request without waiting for its answer; see ``answer``. Raises CandidateError (killed)."""
+        try:
+            self._request(request)
+        except BaseException:
+            self.kill()
+            raise
+
+    def answer(self, *, deadline_s: float, tell: Callable[[Event], None] = lambda _: None) -> Any:
+        """Wait for the answer to the request that was sent; see ``call``."""
         ends = time.monotonic() + deadline_s
         answered = False
         try:
-            self._request(request)
             while True:
                 kind, value = self._receive(ends, deadline_s)
                 if kind == "event":

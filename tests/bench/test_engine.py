@@ -53,7 +53,7 @@ class Chatting(Engine):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with Served(MODEL_DIR, WORKLOAD, tmp_path_factory.mktemp("logs") / "engine.log") as one:
-        yield one
+        yield one.wait()
 
 
 def test_the_engine_says_how_it_was_set_up(served: Served) -> None:
@@ -100,6 +100,7 @@ def test_prompts_are_those_of_llm_chat(tmp_path: Path) -> None:
 def test_answers_that_take_too_long_are_a_timeout_and_end_the_engine(tmp_path: Path) -> None:
     impatient = WORKLOAD.model_copy(update={"part_deadline_s": 0.02})
     with Served(MODEL_DIR, impatient, tmp_path / "log") as one:
+        one.wait()
         with pytest.raises(CandidateError) as caught:
             one.answer(Slice("komt_bench", 0, 3))
         assert (caught.value.stage, caught.value.kind) == ("questions", "timeout")
@@ -122,7 +123,7 @@ def test_a_model_that_does_not_load_is_told_as_such(tmp_path: Path, damage: Call
     shutil.copytree(MODEL_DIR, tmp_path / "model")
     damage(tmp_path / "model")
     with pytest.raises(CandidateError) as caught:
-        Served(tmp_path / "model", WORKLOAD, tmp_path / "log")
+        Served(tmp_path / "model", WORKLOAD, tmp_path / "log").wait()
     assert (caught.value.stage, caught.value.kind) == ("engine", "load")
     assert "\n" not in str(caught.value)
 
@@ -132,7 +133,7 @@ def test_a_key_value_cache_that_does_not_fit_is_out_of_memory(tmp_path: Path) ->
         update={"engine": EngineArguments(max_model_len=2048, kv_cache_gib=1_000_000)}
     )
     with pytest.raises(CandidateError) as caught:
-        Served(MODEL_DIR, greedy, tmp_path / "log")
+        Served(MODEL_DIR, greedy, tmp_path / "log").wait()
     assert caught.value.kind == "oom"
 
 

@@ -194,6 +194,7 @@ def test_an_engine_loads_and_answers_with_tuned_norms(scheme: str, tmp_path: Pat
     text = Calibration(samples=64, length=256)
     tuned(source, out, DATA_DIR, MODEL_DIR, text=text, steps=2, learning_rate=1e-3)
     with Served(out, WORKLOAD, tmp_path / "engine.log") as served:
+        served.wait()
         questions, _ = served.answer(Slice("kmmlu_redux", 0, 16))
     assert not any(question.empty for question in questions)
     assert sum(question.score or 0 for question in questions) >= 8  # chance is 4

@@ -72,7 +72,8 @@ class Bench:
         lengths = _answer_lengths(self.baseline, self.workload)
         self._reference.begin(lengths, tell)
         try:
-            with Served(model, self.workload, log, tell) as served:
+            with Served(model, self.workload, log) as served:
+                served.wait(tell)
                 told: dict[str, Any] = {}
                 said = self.baseline.sampled
                 if known is not None:

@@ -45,14 +45,15 @@ class Beside:
         self._served: Served | None = None
 
     def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
-        """Start the engine if it does not run."""
-        self.serve(tell)
+        """Start the engine if it does not run, without waiting: the candidate's starts beside it."""
+        if self._served is None or not self._served.alive:
+            self._served = Served(self._base, self._workload, self._log, role="baseline")
 
     def serve(self, tell: Tell) -> Served:
         """The engine, started if it does not run. Raises SetupError when it cannot be."""
-        if self._served is None or not self._served.alive:
-            self._served = _start(self._base, self._workload, self._log, tell)
-        return self._served
+        self.begin({}, tell)
+        assert self._served is not None
+        return _started(self._served, self._base, tell)
 
     def end(self) -> None:
         """It ends with the candidate's."""
@@ -116,8 +117,8 @@ class Bracketed:
     def serve(self, tell: Tell) -> Served:
         """The baseline in an engine of its own, until ``end``. Raises SetupError when it cannot be."""
         if self._served is None:
-            self._served = _start(self._base, self._workload, self._log, tell)
-        return self._served
+            self._served = Served(self._base, self._workload, self._log, role="baseline")
+        return _started(self._served, self._base, tell)
 
     def end(self) -> None:
         """The engine makes room."""
@@ -134,8 +135,9 @@ class Bracketed:
             self._served = None
 
 
-def _start(base: Path, workload: Workload, log: Path, tell: Tell) -> Served:
+def _started(served: Served, base: Path, tell: Tell) -> Served:
+    """The baseline's engine once it has started. Raises SetupError when it does not."""
     try:
-        return Served(base, workload, log, tell, role="baseline")
+        return served.wait(tell)
     except CandidateError as error:
         raise SetupError(f"the baseline {base} must be servable by vLLM: {error}") from error

@@ -55,10 +55,11 @@ class Slices:
 
 
 class Served:
-    """A model folder in a running engine; ends with the ``with`` block or ``close``.
+    """A model folder in an engine that starts at once; ends with the ``with`` block or ``close``.
 
-    The engine knows the folder by the name of a slot of its role, see ``squeeze.bench.slot``. Raises
-    CandidateError (stage ``engine`` or ``questions``) for whatever the model does not stand.
+    ``wait`` first: two engines may start side by side. The engine knows the folder by the name of a slot of
+    its role, see ``squeeze.bench.slot``. Raises CandidateError (stage ``engine`` or ``questions``) for
+    whatever the model does not stand.
     """
 
     def __init__(
@@ -66,21 +67,28 @@ class Served:
         model: Path,
         workload: Workload,
         log: Path,
-        tell: Tell = silent,
         role: slot.Role = "candidate",
     ) -> None:
         self._workload = workload
+        self._started: Started | None = None
         self._child = Child(partial(_in_slot, model, workload, role), stage="engine", log=log)
-        try:
-            started = self._child.call(Start(), deadline_s=workload.start_deadline_s, tell=tell)
-        except BaseException:
-            self._child.kill()
-            raise
-        assert isinstance(started, Started)
-        self._child.stage = "questions"
-        self.engine = started.engine
-        self.seconds = started.seconds
-        self._counts = started.counts
+        self._child.ask(Start())
+
+    def wait(self, tell: Tell = silent) -> Served:
+        """Return itself once the engine has started; at once when it has. Ends its process if that fails."""
+        if self._started is None:
+            try:
+                started = self._child.answer(deadline_s=self._workload.start_deadline_s, tell=tell)
+            except BaseException:
+                self._child.kill()
+                raise
+            assert isinstance(started, Started)
+            self._started = started
+            self._child.stage = "questions"
+            self.engine = started.engine
+            self.seconds = started.seconds
+            self._counts = started.counts
+        return self
 
     def slices(self, lengths: Mapping[str, int]) -> Slices:
         """What is asked in one go; see ``Slices.of``."""

@@ -134,7 +134,7 @@ def demo(data: str) -> Workload:
     return Workload(
         name="demo",
         data=data,
-        questions={"kmmlu_redux": 64, "kmmlu_pro": 64, "ko_longrag": 32, "komt_bench": 6},
+        questions={"kmmlu_redux": 48, "kmmlu_pro": 48, "ko_longrag": 24, "komt_bench": 4},
         max_tokens=64,
         divergence=(64, 256),
         start_deadline_s=180,
