@@ -183,6 +183,11 @@ def with_and_without_training(records: list[TrialRecord]) -> str | None:
     for trained in (True, False):
         found = best_first([record for record in records if record.config.trains == trained])
         told = "none was measured to the end"
+        bounds = [
+            list(one.bounds.values())[-1] for one in records if one.bounds and one.config.trains == trained
+        ]
+        if bounds:
+            told += f", at best {max(bounds):.4f}"
         for record, score in found[:1]:
             told = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f}, trial {record.number})"
         firsts.append(told)

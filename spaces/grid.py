@@ -7,9 +7,37 @@ from typing import Any
 
 import optuna
 
-from spaces import prune_quantize, quantize, recover
-from squeeze.config import CompressionConfig, DepthConfig, DistillConfig, QuantizeConfig, WidthConfig
+from spaces import prune_quantize, quantize
+from squeeze.config import (
+    Calibration,
+    CompressionConfig,
+    DepthConfig,
+    DistillConfig,
+    QuantizeConfig,
+    WidthConfig,
+)
 from squeeze.target import Target
+
+EPOCHS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 3)}
+"""Passes of the teacher over its text."""
+
+DISTILLED: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "text": Calibration(samples=256, length=1024),
+        "batch": 2048,
+        "warmup": 8,
+        "learning_rate": 1.581e-4,
+        "temperature": 2.0,
+    },
+    "cuda": {
+        "text": Calibration(samples=20_000, length=2048),
+        "batch": 32_768,
+        "warmup": 20,
+        "learning_rate": 2.24e-5,
+        "temperature": 2.0,
+    },
+}
+"""How it teaches. It must not change with other spaces: a recorded table knows configurations by hash."""
 
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5)
 """Of the layers and of the width."""
@@ -30,16 +58,9 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
     part = QuantizeConfig(scheme=scheme, group_size=group) if scheme else None
     distill = None
     if depth or width:
-        epochs = trial.suggest_categorical("kd_epochs", list(recover.EPOCHS[target.device]))
+        epochs = trial.suggest_categorical("kd_epochs", list(EPOCHS[target.device]))
         if epochs:
-            distill = DistillConfig(
-                text=recover.TEXT[target.device],
-                batch=recover.BATCH[target.device],
-                warmup=recover.WARMUP[target.device],
-                epochs=epochs,
-                learning_rate=recover.usual_rate(target),
-                temperature=recover.TEMPERATURE,
-            )
+            distill = DistillConfig(epochs=epochs, **DISTILLED[target.device])
     return CompressionConfig(depth=depth, width=width, distill=distill, quantize=part)
 
 
@@ -52,7 +73,7 @@ def recipes(target: Target) -> Sequence[Mapping[str, Any]]:
     if step is not None:
         whole["width"] = fewer["width"] = decoder.width
         narrow["width"] = _steps(decoder.width, step)[1]
-    schemes, epochs = _schemes(target), recover.EPOCHS[target.device][-2]
+    schemes, epochs = _schemes(target), EPOCHS[target.device][-2]
     first = "W8A8" if target.device != "cpu" and "W8A8" in schemes else None
     shapes = [fewer] if step is None else [narrow, fewer, {**fewer, **{"width": narrow["width"]}}]
     return [

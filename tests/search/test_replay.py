@@ -216,3 +216,12 @@ def test_a_mistake_is_one_line(argv: list[str], words: str, workplace: Path) -> 
     with pytest.raises(ConfigError, match=words) as caught:
         command.main(argv)
     assert "\n" not in str(caught.value)
+
+
+def test_the_shipped_table_holds_the_grid_as_it_is() -> None:
+    shipped = load_table(Path(__file__).parents[2] / command.TABLE)
+    target = shipped.made_for()
+    for row in shipped.rows:
+        trial = optuna.trial.FixedTrial(dict(row.params))
+        assert grid.suggest(trial, target).key == row.key  # type: ignore[arg-type]
+    assert len({row.key for row in shipped.rows}) == len(shipped.rows) == 219

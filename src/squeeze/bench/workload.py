@@ -134,7 +134,7 @@ def demo(data: str) -> Workload:
     return Workload(
         name="demo",
         data=data,
-        questions={"kmmlu_redux": 48, "kmmlu_pro": 48, "ko_longrag": 24, "komt_bench": 4},
+        questions={"kmmlu_redux": 36, "kmmlu_pro": 36, "ko_longrag": 18, "komt_bench": 4},
         max_tokens=64,
         divergence=(64, 256),
         start_deadline_s=180,
