@@ -41,7 +41,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     if name == "random":
         return RandomSampler(seed=seed)
     if name == "gp":
-        return GPSampler(seed=seed)
+        return GPSampler(seed=seed, warn_independent_sampling=False)
     if name == "brute":
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return BruteForceSampler(seed=seed)
