@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options.add_argument("--data", metavar="DIR|hub", help="default: hub; the embedded model's own sets")
     options.add_argument(
-        "--workload", metavar="NAME|FILE", help="contest, demo or a YAML file (default: contest with hub)"
+        "--workload",
+        metavar="NAME|FILE",
+        help="contest, quick, decode, demo or a YAML file (default: as the model)",
     )
     options.add_argument("--objective", default="competition", help="a module of objectives/")
     arguments = options.parse_args(argv)

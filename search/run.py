@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
         "--data", help="a folder of data sets, or hub (default: hub; the embedded model's own)"
     )
     options.add_argument(
-        "--workload", metavar="NAME|FILE", help="contest, demo or a YAML file (default: as the model)"
+        "--workload",
+        metavar="NAME|FILE",
+        help="contest, quick, decode, demo or a YAML file (default: as the model)",
     )
     options.add_argument("--space", default="recover", help="what may be tried: a module of spaces/")
     options.add_argument("--objective", default="competition", help="what is good: a module of objectives/")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from squeeze.bench.served import Slices
-from squeeze.bench.workload import Workload, contest, demo, load_workload
-from squeeze.demo import DATA_DIR
+from squeeze.bench.workload import WORKLOADS, Workload, choose, load_workload, names
+from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import ConfigError
 
 
 def test_the_contest_serves_with_its_published_arguments_over_all_questions() -> None:
-    workload = contest()
+    workload = load_workload("contest")
     assert workload.data == "hub"
     assert workload.max_tokens == 16384
     assert set(workload.questions.values()) == {None}
@@ -22,6 +22,10 @@ def test_the_contest_serves_with_its_published_arguments_over_all_questions() ->
     assert (engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.seed) == (1, 0.85, 42)
     assert engine.max_num_seqs is None and engine.max_model_len is None
     assert not engine.enable_prefix_caching
+
+
+def demo(data: str) -> Workload:
+    return choose("demo", data, MODEL_DIR)
 
 
 def test_the_key_depends_on_the_data_not_on_where_it_lies_or_on_deadlines(tmp_path: Path) -> None:
@@ -40,10 +44,32 @@ def test_a_folder_that_lacks_a_set_is_refused_in_one_line(tmp_path: Path) -> Non
         _ = demo(str(tmp_path)).key
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_workload_that_comes_with_squeeze_can_be_copied_and_read_from_elsewhere(
+    tmp_path: Path, name: str
+) -> None:
+    copy = shutil.copy(WORKLOADS / f"{name}.yaml", tmp_path)
+    assert load_workload(copy) == load_workload(name)
+    assert load_workload(name).name == name
+
+
+def test_the_model_decides_on_the_workload_and_its_data_unless_they_are_told(tmp_path: Path) -> None:
+    chosen = choose(None, None, MODEL_DIR)
+    assert (chosen.name, chosen.data) == ("demo", str(DATA_DIR))
+    chosen = choose(None, None, tmp_path)
+    assert (chosen.name, chosen.data) == ("contest", "hub")
+    assert choose("quick", "elsewhere", MODEL_DIR).data == "elsewhere"
+
+
+def test_an_unknown_workload_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="must be contest, decode, demo, quick or a YAML file; got slow"):
+        load_workload("slow")
+
+
 def test_a_workload_can_be_read_from_yaml(tmp_path: Path) -> None:
     path = tmp_path / "short.yaml"
     path.write_text("questions: {kmmlu_redux: 10, ko_longrag: null}\nengine: {max_model_len: 1024}\n")
-    workload = load_workload(path)
+    workload = load_workload(str(path))
     assert (workload.name, workload.repeats) == ("short", 3)
     assert workload.questions == {"kmmlu_redux": 10, "ko_longrag": None}
     assert workload.engine.max_model_len == 1024
@@ -65,7 +91,7 @@ def test_a_wrong_workload_file_is_refused_in_one_line(tmp_path: Path, text: str,
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message) as caught:
-        load_workload(path)
+        load_workload(str(path))
     assert "\n" not in str(caught.value)
 
 

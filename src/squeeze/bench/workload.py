@@ -17,6 +17,8 @@ from squeeze.data.sets import HUB
 from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import ConfigError
 
+WORKLOADS = Path(__file__).parent / "workloads"
+
 
 class EngineArguments(Part):
     """Arguments of vLLM, the same for the baseline and every candidate.
@@ -115,46 +117,20 @@ class Workload(Part):
         return max(1, min(count - 1, ceil(count * self.first_block)))
 
 
-def contest(data: str = HUB) -> Workload:
-    """The contest's serving rules over all questions of the four benchmarks."""
-    return Workload(
-        name="contest",
-        data=data,
-        questions={"kmmlu_redux": None, "kmmlu_pro": None, "ko_longrag": None, "komt_bench": None},
-        max_tokens=16384,
-        first_block=0.1,
-        probe=64,
-        probe_tokens=256,
-        engine=EngineArguments(),
-    )
-
-
-def demo(data: str) -> Workload:
-    """Small sets for the embedded model: one pass takes seconds on two cores."""
-    return Workload(
-        name="demo",
-        data=data,
-        questions={"kmmlu_redux": 36, "kmmlu_pro": 36, "ko_longrag": 18, "komt_bench": 4},
-        max_tokens=64,
-        divergence=(64, 256),
-        start_deadline_s=180,
-        part_deadline_s=120,
-        engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
-    )
+def names() -> tuple[str, ...]:
+    """The workloads that come with squeeze, sorted: each a YAML file in ``workloads/``, to use or to copy."""
+    return tuple(sorted(path.stem for path in WORKLOADS.glob("*.yaml")))
 
 
 def choose(named: str | None, data: str | None, model: Path) -> Workload:
-    """The workload asked for: ``contest``, ``demo``, or a YAML file; by default the one that suits the model.
+    """The workload asked for: one of ``names()``, or a YAML file; by default the one that suits the model.
 
     data: where its questions are, if not where the file says or the model has them. A model with the
     tokenizer of the embedded one (it, or made from it) knows the made world, any other the sets on the hub.
     """
     embedded = _same(model / "tokenizer.json", MODEL_DIR / "tokenizer.json")
     source = data or (str(DATA_DIR) if embedded else HUB)
-    named = named or ("demo" if embedded else "contest")
-    if named in ("contest", "demo"):
-        return contest(source) if named == "contest" else demo(source)
-    workload = load_workload(Path(named))
+    workload = load_workload(named or ("demo" if embedded else "contest"))
     told = data is None and "data" in workload.model_fields_set
     return workload if told else workload.model_copy(update={"data": source})
 
@@ -163,8 +139,11 @@ def _same(one: Path, other: Path) -> bool:
     return one.is_file() and one.read_bytes() == other.read_bytes()
 
 
-def load_workload(path: Path) -> Workload:
-    """Read a workload from a YAML file. Raises ConfigError, one line, for any mistake."""
+def load_workload(named: str) -> Workload:
+    """Read one of ``names()``, or a YAML file. Raises ConfigError, one line, for any mistake."""
+    path = WORKLOADS / f"{named}.yaml" if named in names() else Path(named)
+    if not path.is_file():
+        raise ConfigError(f"a workload must be {', '.join(names())} or a YAML file; got {named}; choose one")
     data = read_yaml(path, "a workload file")
     try:
         return Workload.model_validate({"name": path.stem, **(data or {})})
