@@ -56,6 +56,11 @@ def answer(request: Any, tell: Any) -> Any:
             raise ConfigError("a value must be right; got wrong; set it right")
         case "memory":
             raise MemoryError
+        case "environment":
+            guard = os.getppid()
+            server = int(Path(f"/proc/{guard}/stat").read_text().rpartition(")")[2].split()[1])
+            shown = [Path(f"/proc/{pid}/environ").read_text() for pid in (os.getpid(), guard, server)]
+            return dict(os.environ), "".join(shown)
         case "candidate":
             raise CandidateError("mostly empty", stage="questions", kind="empty_output")
         case "unpicklable":
@@ -224,6 +229,26 @@ def test_when_the_parent_dies_children_grandchildren_and_server_are_gone(
     _, errors = parent.communicate(timeout=20)
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
     assert all(gone(pid) for pid in pids)
+
+
+def test_a_child_has_only_those_secrets_of_the_environment_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["JUDGE_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY", "HF_TOKEN", "My_Secret"]
+    for name in names:
+        monkeypatch.setenv(name, f"value-of-{name}")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    child._stop()  # a server has the environment of its start
+    with start(tmp_path) as one:
+        found, shown = one.call("environment", deadline_s=20)
+    assert not set(names) & set(found)
+    assert found["TOKENIZERS_PARALLELISM"] == "false"
+    with Child(handler, stage="test", log=tmp_path / "log", secrets=["HF_TOKEN", "NO_KEY"]) as two:
+        found, also_shown = two.call("environment", deadline_s=20)
+    assert {name for name in names if name in found} == {"HF_TOKEN"}
+    assert found["HF_TOKEN"] == "value-of-HF_TOKEN"
+    assert "TOKENIZERS_PARALLELISM" in shown  # as any process of the same user can read it
+    assert "value-of-" not in shown + also_shown
 
 
 def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:

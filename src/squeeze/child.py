@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from squeeze.errors import CandidateError, SetupError
+from squeeze.secret import without_secrets
 from squeeze.versions import installed
 
 Event = Mapping[str, Any]
@@ -71,17 +72,21 @@ class Child:
 
     handler: made in the child by calling ``make()``, at the first request; must be importable (a
     module-level function or class, or a partial of one). stage: what failures are filed under. log: where
-    stdout and stderr of the child go (appended).
+    stdout and stderr of the child go (appended). secrets: of the environment variables that hold secrets
+    (``squeeze.secret``), the ones it is to have; what children start has them too.
     """
 
-    def __init__(self, make: Callable[[], Handler], *, stage: str, log: Path) -> None:
+    def __init__(
+        self, make: Callable[[], Handler], *, stage: str, log: Path, secrets: Sequence[str] = ()
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.stage = stage
         self.log = log
         self._words: dict[str, int] = {}
         self._pipe, theirs = Pipe()
         self._leash, guards = socket.socketpair()
-        message = pickle.dumps((sys.path, os.getcwd(), str(log.absolute()), stage, pickle.dumps(make)))
+        given = {name: os.environ[name] for name in secrets if name in os.environ}
+        message = pickle.dumps((sys.path, os.getcwd(), str(log.absolute()), stage, given, pickle.dumps(make)))
         try:
             _send(message, [theirs.fileno(), guards.fileno()])
         finally:
@@ -241,7 +246,7 @@ def _running() -> socket.socket:
     with open(log or os.devnull, "ab") as sink, theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "squeeze.forkserver", str(theirs.fileno()), *modules],
-            env={**environment, **os.environ},
+            env={**environment, **without_secrets()},
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

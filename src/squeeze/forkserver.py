@@ -126,7 +126,8 @@ def _work(message: bytes, pipe_descriptor: int, guard: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:
             os._exit(1)
-        path, folder, log, stage, make = pickle.loads(message)
+        path, folder, log, stage, secrets, make = pickle.loads(message)
+        os.environ.update(secrets)
         sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(sink, 1)
         os.dup2(sink, 2)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from squeeze import secret
 from squeeze.cache import Cache
 from squeeze.child import Child, Event
 from squeeze.config import (
@@ -24,6 +25,7 @@ from squeeze.config import (
     digest,
 )
 from squeeze.data.chat import check_source, source_key
+from squeeze.data.sets import HUB
 from squeeze.decoder import Decoder
 from squeeze.errors import ConfigError, SqueezeError
 from squeeze.folder import (
@@ -204,7 +206,8 @@ def build_in_child(
         "cache": str(cache.root.absolute()) if cache else None,
     }
     try:
-        with Child(Builder, stage="build", log=log) as child:
+        secrets = secret.HUB if data == HUB else ()
+        with Child(Builder, stage="build", log=log, secrets=secrets) as child:
             return Artifact.model_validate(child.call(request, deadline_s=deadline_s, tell=tell))
     finally:
         remove_partials(out)  # a killed child could not

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from squeeze import secret
 from squeeze.bench import slot
 from squeeze.bench.engine import Engine, Generate, Say, Start, Started, Weigh, cache_folder
 from squeeze.bench.workload import Workload
 from squeeze.child import Child, Event
+from squeeze.data.sets import HUB
 from squeeze.records import Question, Sampled, Timing
 
 Tell = Callable[[Event], None]
@@ -71,7 +73,9 @@ class Served:
     ) -> None:
         self._workload = workload
         self._started: Started | None = None
-        self._child = Child(partial(_in_slot, model, workload, role), stage="engine", log=log)
+        make = partial(_in_slot, model, workload, role)
+        secrets = secret.HUB if workload.data == HUB else ()
+        self._child = Child(make, stage="engine", log=log, secrets=secrets)
         self._child.ask(Start())
 
     def wait(self, tell: Tell = silent) -> Served:
