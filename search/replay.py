@@ -85,7 +85,7 @@ def _record(studies: Sequence[str], model: str | None) -> Table:
     """The table of studies of one space that were searched on this machine."""
     from search.records import MODELS, check_name, load_trials
     from search.table import Table, make_rows, target_fields
-    from squeeze.bench.engine import versions
+    from squeeze.bench.resolved import versions
     from squeeze.decoder import Decoder
     from squeeze.demo import MODEL_DIR
     from squeeze.errors import ConfigError

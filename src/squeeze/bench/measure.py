@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.bench.divergence import divergence
-from squeeze.bench.engine import versions
 from squeeze.bench.reference import Beside, Bracketed, Reference
+from squeeze.bench.resolved import versions
 from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import Workload
 from squeeze.config import digest
