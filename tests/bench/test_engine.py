@@ -61,6 +61,7 @@ def test_the_engine_says_how_it_was_set_up(served: Served) -> None:
     assert (engine["max_model_len"], engine["seed"], engine["enable_prefix_caching"]) == (2048, 42, False)
     assert engine["dtype"] == "bfloat16"
     assert "torch" in engine["versions"]
+    assert engine["kernels"]["qkv_proj"] == "UnquantizedLinearMethod"
     assert served.seconds["engine"] > 0
 
 
