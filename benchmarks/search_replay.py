@@ -17,9 +17,11 @@ from search.progress import Progress
 from search.pruning import RUNGS
 from search.settle import Past
 from search.speeds import Shape, Speeds
-from search.study import default_storage, open_study
+from search.storage import default_storage
+from search.study import open_study, this_worker
 from search.table import Row, Table
 from search.trial import Plan
+from search.workers import Reaper
 from spaces import recover
 from squeeze.bench.measure import Bench
 from squeeze.cache import Cache
@@ -169,6 +171,7 @@ class Replayed:
                 self.study,
                 self.mirror,
                 self.past,
+                Reaper(self.study, this_worker(STUDY)),
                 self._plan,
                 cast(Bench, self._recorded),
                 progress,

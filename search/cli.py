@@ -19,11 +19,13 @@ INTERRUPTED = 130
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code.
 
-    ConfigError → 2, SetupError → 3, CandidateError → 1, each as one line on stderr; an interrupt or
-    SIGTERM → 130. A second interrupt leaves at once.
+    ConfigError → 2, SetupError → 3, CandidateError → 1, each as one line on stderr; an interrupt,
+    SIGTERM or SIGHUP → 130. A second interrupt leaves at once.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         code = main()
         sys.stdout.flush()

@@ -26,7 +26,8 @@ from search.records import (
     write_whole,
 )
 from search.speeds import Speeds
-from search.study import default_storage, open_study
+from search.storage import default_storage
+from search.study import open_study
 from search.trial import Plan
 from squeeze.bench.measure import Bench
 from squeeze.bench.workload import Workload, choose

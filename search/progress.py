@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.status import Status
 
 from search.records import TrialRecord, best_first, study_folder, write_whole
-from search.study import owner
+from search.workers import owner
 from squeeze.config import Training
 from squeeze.records import Score
 

@@ -19,6 +19,7 @@ from search.draws import Draw
 from search.modelled import Observation, Point, expected_gain
 from search.speeds import Shape
 from search.study import CONFIG, FINISHED
+from search.workers import DOUBLE, OWNER, QUEUED_BY, doubled, record_heartbeat
 from spaces import Space
 from squeeze.errors import ConfigError
 from squeeze.target import Target
@@ -48,33 +49,65 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     return TPESampler(seed=seed)
 
 
-def next_trial(study: optuna.Study, space: Space, target: Target, sampler: str, seed: int) -> optuna.Trial:
-    """The next trial: one that waits, else the next recipe, else what the sampler proposes.
+def next_trial(
+    study: optuna.Study, space: Space, target: Target, sampler: str, seed: int, me: str = ""
+) -> optuna.Trial:
+    """Begin the next trial: one that waits, else the next recipe, else what the sampler proposes.
 
-    Recipes are queued one at a time and the sampler is seeded by how many trials are finished, so that an
-    interrupted search goes on as an uninterrupted one would.
+    me: ``workers.owner()`` of this process, whose the trial is from now on; empty: nobody's. Recipes are
+    queued one at a time and the sampler is seeded by how many trials are finished or run, so that an
+    interrupted search goes on as an uninterrupted one would, and workers that share a study try different
+    things.
     """
-    trials = study.get_trials(deepcopy=False)
-    if all(trial.state != TrialState.WAITING for trial in trials):
-        recipes = space.recipes(target)
-        past = [trial for trial in trials if trial.state in FINISHED]
-        count = len(past)
-        params = (
-            recipes[count] if count < len(recipes) else _propose(past, space, target, sampler, seed + count)
-        )
-        study.enqueue_trial(dict(params))
-    return study.ask()
+    while True:
+        trials = study.get_trials(deepcopy=False)
+        if all(trial.state != TrialState.WAITING for trial in trials):
+            begun = [trial for trial in trials if trial.state in (*FINISHED, TrialState.RUNNING)]
+            params, key = _next(begun, space, target, sampler, seed)
+            study.enqueue_trial(dict(params), user_attrs={CONFIG: key, QUEUED_BY: me})
+        with warnings.catch_warnings():
+            # Ours are recorded: https://github.com/optuna/optuna/issues/3293
+            warnings.filterwarnings("ignore", message="Heartbeat of storage")
+            trial = study.ask()
+        if me:
+            record_heartbeat(study, trial._trial_id)
+            trial.set_user_attr(OWNER, me)
+        frozen = study.get_trials(deepcopy=False)[trial.number]
+        if "fixed_params" not in frozen.system_attrs:  # another worker was faster to take what was queued
+            trial.set_user_attr(DOUBLE, -1)
+        elif (double := doubled(study, frozen, CONFIG)) is not None:
+            trial.set_user_attr(DOUBLE, double)
+        else:
+            return trial
+        study.tell(trial, state=TrialState.FAIL)
+
+
+def _next(
+    begun: list[FrozenTrial], space: Space, target: Target, sampler: str, seed: int
+) -> tuple[Mapping[str, Any], str]:
+    """Parameters and the key of their configuration. begun: the trials that are finished or run now."""
+    recipes = space.recipes(target)
+    tried = {trial.user_attrs.get(CONFIG) for trial in begun}
+    count = len(begun)
+    if count < len(recipes) and (key := _key(recipes[count], space, target)) not in tried:
+        return recipes[count], key
+    past = [trial for trial in begun if trial.state in FINISHED]
+    params = _propose(past, tried, space, target, sampler, seed + count)
+    return params, _key(params, space, target)
+
+
+def _key(params: Mapping[str, Any], space: Space, target: Target) -> str:
+    return Draw(random.Random(0), params).config(space, target).key
 
 
 def _propose(
-    past: list[FrozenTrial], space: Space, target: Target, sampler: str, seed: int
+    past: list[FrozenTrial], tried: set[Any], space: Space, target: Target, sampler: str, seed: int
 ) -> Mapping[str, Any]:
-    """Parameters from the sampler whose configuration has not been tried.
+    """Parameters from the sampler whose configuration is not among those tried.
 
     Raises ConfigError when none is left, or ``ATTEMPTS`` proposals in a row have been tried.
     The sampler works on a copy in memory: what it proposes in vain never becomes a trial of the study.
     """
-    tried = {trial.user_attrs.get(CONFIG) for trial in past}
     if sampler == "ours":
         if params := _promising(shown(past), tried, space, target, seed):
             return params

@@ -7,6 +7,7 @@ are so many, the leading ones are measured again before one is called best.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
     from search.progress import Progress
     from search.settle import Past
     from search.trial import Plan
+    from search.workers import Reaper
     from squeeze.bench.measure import Bench
 
 SAMPLERS = ("ours", "tpe", "gp", "random", "brute")
 """Our model of quality and speed apart; Optuna's tree-structured Parzen estimator; its Gaussian process;
 random; every configuration in turn. ``search.replay`` has the same words but ``brute``, and ``seeds`` and
 ``group`` besides."""
+
+POLL_S = 5.0
+"""How often a worker looks whether another one has ended, when there is nothing else to do."""
 
 FAILURES_IN_A_ROW = 3
 """So many failures of the machine, one after the other, end the search."""
@@ -96,19 +101,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.records import audits, standing
     from search.settle import Past, catch_up
     from search.show import best_told, print_table, with_and_without_training
-    from search.study import alone, finished, told_in_a_line
+    from search.storage import told_in_a_line
+    from search.study import alone, finished, this_worker
+    from search.workers import Reaper
 
     ends = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
     search = open_search(arguments)
     with alone(search.name), told_in_a_line():
         past = Past.load(search.study, search.mirror)
-        again = catch_up(search.study, search.mirror, past)
+        reaper = Reaper(search.study, this_worker(search.name))
+        again = catch_up(search.study, search.mirror, past, reaper)
         progress = Progress(search.name, arguments.trials, finished(search.study), past.best)
-        if again:
-            progress.say(f"queued again, cut off in the last run: trial {', '.join(map(str, again))}")
+        _say_again(progress, again)
         if progress.done < arguments.trials:
             with progress.live(), search.measuring(progress) as (plan, bench):
-                _loop(arguments, ends, search.study, search.mirror, past, plan, bench, progress)
+                _loop(arguments, ends, search.study, search.mirror, past, reaper, plan, bench, progress)
         if progress.done >= arguments.trials:
             confirm(search, past.records, progress, arguments.finalists, ends)
     print_table(past.records, standing(past.records), sys.stdout)
@@ -128,6 +135,7 @@ def _loop(
     study: optuna.Study,
     mirror: optuna.Study,
     past: Past,
+    reaper: Reaper,
     plan: Plan,
     bench: Bench,
     progress: Progress,
@@ -135,22 +143,33 @@ def _loop(
     """Run trials until enough are finished or the monotonic clock is at ``ends``."""
     from search.keep import needed_outputs
     from search.propose import next_trial
-    from search.settle import RETRIED, abandon, settle
-    from search.study import OWNER, finished, owner
+    from search.settle import RETRIED, abandon, reap, settle
+    from search.study import finished
     from search.trial import run_trial
+    from search.workers import beating
     from squeeze.folder import content_key
 
     failures = 0
-    while finished(study) < arguments.trials and time.monotonic() < ends:
-        trial = next_trial(study, plan.space, plan.target, arguments.sampler, arguments.seed)
-        trial.set_user_attr(OWNER, owner())
+    while (done := finished(study)) < arguments.trials and time.monotonic() < ends:
+        _say_again(progress, reap(study, mirror, past, reaper))
+        if elsewhere := len(reaper.running()):
+            progress.done = done
+            if done + elsewhere >= arguments.trials:
+                progress.begin("wait for trials of other workers")
+                time.sleep(POLL_S)
+                continue
+        trial = next_trial(study, plan.space, plan.target, arguments.sampler, arguments.seed, reaper.me)
         progress.begin(f"trial {trial.number}")
         try:
-            record = run_trial(trial, plan, bench, progress)
-        except KeyboardInterrupt:
-            abandon(study, study.get_trials(deepcopy=False)[trial.number])
+            with beating(study, trial):
+                record = run_trial(trial, plan, bench, progress)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the database may be what broke; the next start does it
+                abandon(study, study.get_trials(deepcopy=False)[trial.number], cut_off=False)
             raise
-        settle(study, mirror, past, record)
+        if not settle(study, mirror, past, record):
+            progress.say(f"trial {record.number} was given up by another worker: no heartbeats reached it")
+            continue
         if plan.cache is not None:
             needed = needed_outputs(past.best, content_key(plan.base), plan.data)
             plan.cache.shrink(arguments.cache_gib << 30, needed)
@@ -161,6 +180,11 @@ def _loop(
                 f"{failures} trials in a row failed for reasons of the machine, the last: {record.reason}; "
                 "mend that and run the same command again"
             )
+
+
+def _say_again(progress: Progress, queued: Sequence[int]) -> None:
+    if queued:
+        progress.say(f"queued again, cut off: trial {', '.join(map(str, queued))}")
 
 
 if __name__ == "__main__":

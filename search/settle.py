@@ -17,11 +17,16 @@ from search.modelled import QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
 from search.pruning import LOW
 from search.records import TrialRecord, best_first, load_trials, model_folder, save_trial
-from search.study import CONFIG, RETRY_OF, add_to_mirror, is_abandoned, mirrored, requeue
+from search.study import CONFIG, add_to_mirror, mirrored
+from search.workers import CUT_OFF, DOUBLE, FAILED, RETRY_OF, Reaper, requeue
+from squeeze.config import CompressionConfig
 from squeeze.errors import FailureClass
 
 RETRIED: tuple[FailureClass, ...] = ("killed", "disk")
 """Failures that may be the machine's, not the candidate's: tried once more."""
+
+MOST_CUT_OFF = 5
+"""A trial in which the search has died so often is not tried again: it may be what kills it."""
 
 
 @dataclass
@@ -54,17 +59,27 @@ def _best(records: list[TrialRecord]) -> TrialRecord | None:
     return ranked[0][0] if ranked else None
 
 
-def settle(study: optuna.Study, mirror: optuna.Study, past: Past, record: TrialRecord) -> None:
-    """Save a trial's record, tell Optuna, fill the mirror, delete models that are not kept."""
+def settle(
+    study: optuna.Study, mirror: optuna.Study, past: Past, record: TrialRecord, *, again: bool = True
+) -> bool:
+    """Save a trial's record, tell Optuna, fill the mirror, delete models that are not kept.
+
+    again: whether what may be the machine's fault is tried once more. Returns False, and forgets the trial,
+    when another worker has given it up and queued it again because our heartbeats did not arrive.
+    """
+    frozen = study.get_trials(deepcopy=False)[record.number]
+    if frozen.state.is_finished():
+        shutil.rmtree(model_folder(study.study_name, record.number), ignore_errors=True)
+        return False
     save_trial(study.study_name, record)
     past.add(record)
-    frozen = study.get_trials(deepcopy=False)[record.number]
-    tell(study, record, frozen)
+    tell(study, record, frozen, again=again)
     add_to_mirror(mirror, record, frozen, past.mirrored)
     delete_others(study.study_name, past.records)
+    return True
 
 
-def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> None:
+def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial, *, again: bool = True) -> None:
     """Tell Optuna what became of a running trial. frozen: that trial.
 
     A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it. What
@@ -73,43 +88,72 @@ def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> None:
     trial = optuna.Trial(study, frozen._trial_id)
     for name, value in _attributes(record).items():
         trial.set_user_attr(name, value)
-    retried = record.failure in RETRIED and RETRY_OF not in frozen.user_attrs
+    failed = frozen.user_attrs.get(FAILED, 0)
+    retried = again and record.failure in RETRIED and not failed
     trial.set_constraint("candidate failed", float(record.failure is not None))
     if record.state == "complete" and record.score is not None:
         study.tell(trial, record.score.value)
     elif retried:
-        requeue(study, frozen)  # first: a kill in between must not lose it
+        requeue(study, frozen, {FAILED: failed + 1})  # first: a kill in between must not lose it
         study.tell(trial, state=TrialState.FAIL)
     else:
         study.tell(trial, state=TrialState.PRUNED)
 
 
-def catch_up(study: optuna.Study, mirror: optuna.Study, past: Past) -> list[int]:
-    """Finish what a dead run of this host left: tell recorded trials, queue the others again.
+def catch_up(study: optuna.Study, mirror: optuna.Study, past: Past, reaper: Reaper) -> list[int]:
+    """Finish what dead workers left: tell recorded trials, queue the others again.
 
     Returns the numbers of the trials that are queued again.
     """
+    queued = reap(study, mirror, past, reaper)
     records = {record.number: record for record in past.records}
-    queued = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not is_abandoned(trial):
-            continue
-        if trial.number in records:
-            tell(study, records[trial.number], trial)
-        else:
-            abandon(study, trial)
-            queued.append(trial.number)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if trial.number in records:
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and trial.number in records:
             add_to_mirror(mirror, records[trial.number], trial, past.mirrored)
+        if trial.state == TrialState.FAIL:
+            if trial.number not in records:  # given up by another worker while this one was away
+                shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
+            if trial.number not in retried and DOUBLE not in trial.user_attrs:
+                requeue(study, trial)  # whoever gave it up died before it was queued
     return queued
 
 
-def abandon(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Fail a trial that was cut off, queue its parameters again, and delete the model it may have built."""
+def reap(study: optuna.Study, mirror: optuna.Study, past: Past, reaper: Reaper) -> list[int]:
+    """Give up the running trials of workers that are dead. Returns the numbers of those queued again."""
+    records = {record.number: record for record in past.records}
+    queued = []
+    for trial in reaper.gone():
+        if trial.number in records:
+            tell(study, records[trial.number], trial)
+        elif trial.user_attrs.get(CUT_OFF, 0) + 1 >= MOST_CUT_OFF:
+            settle(study, mirror, past, _given_up(trial), again=False)
+        else:
+            abandon(study, trial, cut_off=True)
+            queued.append(trial.number)
+    return [*queued, *reaper.stale()]
+
+
+def abandon(study: optuna.Study, trial: FrozenTrial, *, cut_off: bool) -> None:
+    """Fail a trial, queue its parameters again, and delete the model it may have built.
+
+    cut_off: whether its worker died in it, rather than was told to stop.
+    """
     shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
-    requeue(study, trial)
-    study.tell(trial.number, state=TrialState.FAIL)
+    requeue(study, trial, {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1} if cut_off else None)
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _given_up(trial: FrozenTrial) -> TrialRecord:
+    return TrialRecord(
+        number=trial.number,
+        state="failed",
+        params=trial.params,
+        config=CompressionConfig(),
+        reason=f"killed in search: the search has died in this trial {MOST_CUT_OFF} times",
+        failure="killed",
+    )
 
 
 def _attributes(record: TrialRecord) -> dict[str, str | float]:

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def study_state(name: str) -> dict[str, Any]:
     """The state of a study from its files: counts by state, the best, what its search does now."""
     from search.records import best_first, load_trials, study_folder
+    from search.study import is_searched
 
     records = load_trials(name)
     best = best_first(records)
@@ -59,20 +60,18 @@ def study_state(name: str) -> dict[str, Any]:
     state: dict[str, Any] = {"study": name, **counts, "best": None, "running": None}
     if best:
         state["best"] = {"trial": best[0][0].number, "score": best[0][1].value}
-    state["running"] = _running(study_folder(name) / "live.json")
+    if is_searched(name):
+        state["running"] = _running(study_folder(name) / "live.json")
     return state
 
 
 def _running(path: Path) -> dict[str, Any] | None:
-    """What the search that writes that file does now; None when it has ended or died."""
-    from search.study import is_owner_gone
-
+    """What the search that writes that file does now; None when it has not begun or has ended."""
     try:
         live: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if is_owner_gone(str(live.pop("owner", ""))):
-        return None
+    live.pop("owner", None)
     live["for_s"] = round(time.time() - live.pop("since"), 1)
     return live
 

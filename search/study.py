@@ -1,4 +1,4 @@
-"""The Optuna side of a study: its storage, its identity, its mirror, and the trials of dead runs.
+"""The Optuna side of a study: its identity, its mirror, and the folder whose files go with it.
 
 A study maximizes the Score and can prune. Its mirror ``<study>-pareto`` holds the finished trials again with
 the values (PerfNorm, SpeedNorm): Optuna draws a Pareto front only for a study of two directions, and such a
@@ -10,106 +10,45 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
-import re
-import socket
-import sqlite3
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.pruning import OptimisticPruner
-from search.records import STUDIES, TrialRecord, load_trials, study_folder, write_whole
+from search.records import TrialRecord, load_trials, study_folder, write_whole
+from search.storage import open_storage, told_in_a_line
+from search.workers import owner
 from squeeze.errors import ConfigError, SetupError
 
 IDENTITY = "identity"
 """User attribute of a study: what must not change over its life, and an id that its files carry too."""
 
+BINDING = "study.json"
+"""The file of a study's folder with the id of its database, and a name for the searches of this folder."""
+
+VERSION = 1
+"""Of what is stored in a study; another version's is refused. Studies that tell none have 1."""
+
 KEPT = ("model_key", "workload", "space", "objective", "schemes")
 """The keys of an identity that must not change."""
 
-RETRY_OF = "retry_of"
-"""User attribute of a trial that repeats one that was cut off: that one's number."""
-
 CONFIG = "config_key"
-"""User attribute of a finished trial: the key of its configuration."""
+"""User attribute of a trial: the key of its configuration."""
 
-OWNER = "owner"
-"""User attribute of a trial: the process that runs it, as host:pid:start."""
-
+IDENTITY_S = 5.0
+"""How long the worker that makes a study may take to write its identity, before another does it."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states of trials that count."""
-
-
-def default_storage(study: str) -> str:
-    """The URL of a study's database when none is given."""
-    return f"sqlite:///{STUDIES / study}.db"
-
-
-def open_storage(url: str, *, create: bool) -> RDBStorage:
-    """Open the database of a URL; with ``create`` make it when it is not there.
-
-    Raises ConfigError when the URL is none or names no database, SetupError when it cannot be opened.
-    """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise ConfigError(
-            f"--storage must be a database URL like sqlite:///studies/demo.db; got {_hidden(url)!r}"
-        ) from error
-    shown = parsed.render_as_string(hide_password=True)
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database in (None, "", ":memory:"):
-            raise ConfigError(f"--storage must name a file, or nothing could be resumed; got {shown}")
-        _prepare_sqlite(Path(str(parsed.database)), create=create)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    except ImportError as error:
-        raise SetupError(f"the storage {shown} needs a driver: {error}; install it") from error
-    except (SQLAlchemyError, RuntimeError) as error:
-        line = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise SetupError(
-            f"the storage {shown} must be a database that opens; {line}; check its address"
-        ) from error
-
-
-def _hidden(url: str) -> str:
-    """A text that should have been a URL, without what may be a password."""
-    return re.sub(r"//[^@]*@", "//***@", url)
-
-
-def _prepare_sqlite(path: Path, *, create: bool) -> None:
-    """Make or open the file in write-ahead mode, so that a reader never blocks the search."""
-    if not create and not path.is_file():
-        raise ConfigError(
-            f"there is no study database {path}; run `python -m search.run` first, or give --storage"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-            if create:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("BEGIN IMMEDIATE")  # fails at once where it cannot be written
-            else:
-                connection.execute("SELECT count(*) FROM sqlite_master")
-    except (OSError, sqlite3.Error) as error:
-        raise SetupError(
-            f"the study's database must be a writable SQLite file; {path}: {error}; "
-            "mend the rights of its folder or give another --storage"
-        ) from error
 
 
 def open_study(name: str, url: str, identity: Mapping[str, Any]) -> tuple[optuna.Study, optuna.Study]:
@@ -119,27 +58,39 @@ def open_study(name: str, url: str, identity: Mapping[str, Any]) -> tuple[optuna
     study was made with other values, or the study's files belong to another database.
     """
     storage = open_storage(url, create=True)
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        direction=StudyDirection.MAXIMIZE,
-        pruner=OptimisticPruner(),
-        load_if_exists=True,
-    )
-    _check_identity(study, identity)
-    mirror = optuna.create_study(
-        study_name=f"{name}-pareto",
-        storage=storage,
-        directions=[StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE],
-        load_if_exists=True,
-    )
-    if IDENTITY not in study.user_attrs:
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            study.set_metric_names(["Score"])
-            mirror.set_metric_names(["PerfNorm", "SpeedNorm"])
-        study.set_user_attr(IDENTITY, {**identity, "id": uuid.uuid4().hex})
+    with told_in_a_line():
+        study, mine = _created(name, storage)
+        _check_identity(study, identity)
+        mirror = optuna.create_study(
+            study_name=f"{name}-pareto",
+            storage=storage,
+            directions=[StudyDirection.MAXIMIZE, StudyDirection.MAXIMIZE],
+            load_if_exists=True,
+        )
+        if mine:
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                study.set_metric_names(["Score"])
+                mirror.set_metric_names(["PerfNorm", "SpeedNorm"])
+            made = {**identity, "version": VERSION, "id": uuid.uuid4().hex}
+            study.set_user_attr(IDENTITY, made)
     _bind_files(study)
     return study, mirror
+
+
+def _created(name: str, storage: RDBStorage) -> tuple[optuna.Study, bool]:
+    """The study, made if there is none, and whether its identity is to be written by this process."""
+    pruner = OptimisticPruner()
+    with contextlib.suppress(DuplicatedStudyError):
+        return optuna.create_study(
+            study_name=name, storage=storage, direction=StudyDirection.MAXIMIZE, pruner=pruner
+        ), True
+    study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+    ends = time.monotonic() + IDENTITY_S
+    while IDENTITY not in study.user_attrs and not study.get_trials(deepcopy=False):
+        if time.monotonic() > ends:  # who made it has died before that
+            return study, True
+        time.sleep(0.2)
+    return study, False
 
 
 def _check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
@@ -151,6 +102,11 @@ def _check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
         if study.get_trials(deepcopy=False):
             raise ConfigError(f"the study {name!r} was not made by this program; choose another --study")
         return
+    if stored.get("version", 1) != VERSION:
+        raise ConfigError(
+            f"a study keeps the version of its contents; {name!r} has {stored.get('version')}, this program "
+            f"reads {VERSION}; go on with the program that made it, or choose another --study"
+        )
     for key in KEPT:
         if stored.get(key) != identity[key]:
             told = "model" if key == "model_key" else key
@@ -162,23 +118,31 @@ def _check_identity(study: optuna.Study, identity: Mapping[str, Any]) -> None:
 
 def _bind_files(study: optuna.Study) -> None:
     """Tie the study's folder to its database. Raises ConfigError when the folder belongs to another one."""
-    path = study_folder(study.study_name) / "study.json"
-    here = {"id": study.user_attrs[IDENTITY]["id"]}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if load_trials(study.study_name):
-            found = None
-        else:
-            write_whole(path, json.dumps(here))
-            return
-    except (OSError, ValueError):
-        found = None
-    if found != here:
+    folder = study_folder(study.study_name)
+    here = study.user_attrs[IDENTITY]["id"]
+    found = _binding(study.study_name)
+    if found is None and not (folder / BINDING).exists() and not load_trials(study.study_name):
+        found = {"id": here}
+    if found is None or found.get("id") != here:
         raise ConfigError(
-            f"a study's files and its database belong together; {path.parent} belongs to another database; "
+            f"a study's files and its database belong together; {folder} belongs to another database; "
             "give that one as --storage, choose another --study, or move the folder away"
         )
+    if "worker" not in found:
+        write_whole(folder / BINDING, json.dumps({**found, "worker": uuid.uuid4().hex[:12]}))
+
+
+def _binding(study: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads((study_folder(study) / BINDING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def this_worker(study: str) -> str:
+    """``owner()`` of this process, with the name of the worker whose files are in the study's folder here."""
+    return owner(str((_binding(study) or {}).get("worker", "")))
 
 
 def finished(study: optuna.Study) -> int:
@@ -213,27 +177,12 @@ def add_to_mirror(mirror: optuna.Study, record: TrialRecord, source: FrozenTrial
     seen.add(record.number)
 
 
-def owner() -> str:
-    """This process, told apart from a later one of the same pid."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}"
-
-
-@contextlib.contextmanager
-def told_in_a_line() -> Iterator[None]:
-    """Turn what a database raises while it is used (full disk, lock, lost server) into a SetupError."""
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        line = str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
-        raise SetupError(
-            f"the study's database must stay usable; {line}; mend that, the same command goes on"
-        ) from error
-
-
 @contextlib.contextmanager
 def alone(study: str) -> Iterator[None]:
-    """Keep a second search of the same study on this machine away. Raises SetupError when one runs."""
+    """Keep a second search of the same study in this folder away. Raises SetupError when one runs.
+
+    Searches in other folders may join the study where they can reach its database.
+    """
     folder = study_folder(study)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -241,37 +190,19 @@ def alone(study: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise SetupError(
-                f"one search of a study runs at a time; {study!r} is being searched already; "
-                "see `python -m search.status`, or choose another --study"
+                f"one search of a study runs in a folder at a time; {study!r} is being searched already; "
+                "see `python -m search.status`, choose another --study, or join it from another checkout"
             ) from error
         yield
 
 
-def is_abandoned(trial: FrozenTrial) -> bool:
-    """Whether a running trial belongs to a process of this host that is gone. Other hosts' never are."""
-    return is_owner_gone(str(trial.user_attrs.get(OWNER, "")))
-
-
-def is_owner_gone(owned_by: str) -> bool:
-    """Whether the process of an ``owner()`` text ran on this host and is gone, or nobody is named."""
-    host, _, process = owned_by.partition(":")
-    pid, _, start = process.partition(":")
-    return not host or (host == socket.gethostname() and _process_start(int(pid)) != start)
-
-
-def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial's parameters again, once; the new trial inherits nothing else."""
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    # What was queued, which is all of it even where the trial was cut off while it asked for its parameters.
-    params = trial.system_attrs.get("fixed_params") or trial.params
-    if params and all(other.user_attrs.get(RETRY_OF) != trial.number for other in waiting):
-        study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
-
-
-def _process_start(pid: int) -> str | None:
-    """The start time of a process in clock ticks since boot; None when there is no such process."""
+def is_searched(study: str) -> bool:
+    """Whether a search of the study runs in this folder now."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        with (study_folder(study) / "lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
     except OSError:
-        return None
-    return stat.rpartition(")")[2].split()[19]
+        return True
+    return False

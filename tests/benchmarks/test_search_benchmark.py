@@ -17,8 +17,9 @@ from optuna.trial import TrialState
 from search.records import load_trials
 from search.settle import Past, catch_up
 from search.speeds import Shape
-from search.study import CONFIG
+from search.study import CONFIG, this_worker
 from search.table import Row, Table, target_fields
+from search.workers import Reaper
 from squeeze.config import CompressionConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -124,7 +125,8 @@ def test_a_replay_that_is_opened_again_goes_on_as_if_it_had_not_been_closed(
         monkeypatch.chdir(tmp_path / name)
         for stop in stops:
             search = search_replay.Replayed(table)
-            assert catch_up(search.study, search.mirror, search.past) == []
+            reaper = Reaper(search.study, this_worker(search_replay.STUDY))
+            assert catch_up(search.study, search.mirror, search.past, reaper) == []
             search.run_to(stop)
         tried.append([record.params for record in load_trials(search_replay.STUDY)])
     assert tried[0] == tried[1]

@@ -18,7 +18,9 @@ from search.keep import delete_others
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
 from search.settle import Past, catch_up, settle
-from search.study import OWNER, RETRY_OF, alone, default_storage, finished, open_study, owner
+from search.storage import default_storage
+from search.study import alone, finished, open_study, this_worker
+from search.workers import OWNER, RETRY_OF, Reaper, owner
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -61,6 +63,10 @@ def begun(study: optuna.Study, *, owned_by: str) -> optuna.Trial:
     Layers().suggest(trial, TARGET)
     trial.set_user_attr(OWNER, owned_by)
     return trial
+
+
+def reaper(study: optuna.Study) -> Reaper:
+    return Reaper(study, this_worker("demo"))
 
 
 def dead_owner() -> str:
@@ -134,7 +140,7 @@ def test_settling_tells_the_study_and_fills_the_mirror_once(
     study, mirror, past = opened()
     begun(study, owned_by=owner())
     settle(study, mirror, past, scored(0, 0.55, perf=0.9, speed=0.2))
-    catch_up(study, mirror, Past.load(study, mirror))
+    catch_up(study, mirror, Past.load(study, mirror), reaper(study))
     assert study.best_value == 0.55
     assert [trial.values for trial in mirror.get_trials()] == [[0.9, 0.2]]
     assert mirror.get_trials()[0].params == {"x": 3}
@@ -221,7 +227,7 @@ def test_a_search_opened_again_proposes_what_it_would_have(
 def test_a_trial_cut_off_is_queued_again_before_anything_else(workplace: Path) -> None:
     study, mirror, past = opened()
     begun(study, owned_by=dead_owner())
-    assert catch_up(study, mirror, past) == [0]
+    assert catch_up(study, mirror, past, reaper(study)) == [0]
     again = begun(study, owned_by=owner())
     assert again.params == {"x": 3}
     assert again.user_attrs[RETRY_OF] == 0
@@ -236,7 +242,7 @@ def test_a_trial_recorded_but_not_told_is_told_not_run_again(
     study, mirror, _ = opened()
     begun(study, owned_by=dead_owner())
     save_trial("demo", scored(0, 0.6))
-    assert catch_up(study, mirror, Past.load(study, mirror)) == []
+    assert catch_up(study, mirror, Past.load(study, mirror), reaper(study)) == []
     assert study.best_value == 0.6
     assert len(mirror.get_trials()) == 1
 
@@ -248,14 +254,14 @@ def test_a_start_after_a_kill_at_any_step_of_settling_leaves_study_mirror_and_fi
     study, mirror, past = opened()
     begun(study, owned_by=dead_owner())
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(f"search.settle.{step}", killed)
         settle(study, mirror, past, scored(0, 0.6))
     study, mirror, past = opened()
-    again = catch_up(study, mirror, past)
+    again = catch_up(study, mirror, past, reaper(study))
     assert again == ([0] if step == "save_trial" else [])
     values = [trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))]
     assert values == ([] if again else [0.6])
@@ -292,7 +298,7 @@ def test_only_models_of_finished_trials_that_are_not_kept_are_deleted(
 def test_a_trial_of_a_living_or_foreign_process_is_left_alone(workplace: Path, owned_by: str | None) -> None:
     study, mirror, past = opened()
     begun(study, owned_by=owned_by or owner())
-    assert catch_up(study, mirror, past) == []
+    assert catch_up(study, mirror, past, reaper(study)) == []
     assert study.get_trials()[0].state == TrialState.RUNNING
 
 
