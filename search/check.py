@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from search.cli import command_parser, run_command
+from search.cli import command_parser, printable, run_command
 from squeeze.errors import CandidateError
 from squeeze.rules import Rule, rules
 
@@ -44,7 +44,7 @@ def show(rule: Rule, as_json: bool) -> None:
         line = json.dumps({"rule": rule.name, "state": state, "detail": rule.detail}, ensure_ascii=False)
     else:
         line = f"{state:6}  {rule.name:18} {rule.detail}"
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def answers(path: Path) -> Rule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from types import FrameType
 from typing import NoReturn
 
 from squeeze.errors import ConfigError, SqueezeError
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted and can be started again."""
@@ -30,7 +33,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except SqueezeError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(printable(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -39,6 +42,14 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey: control characters and turns of direction, as ``\\u001b``.
+
+    Names, reasons and answers come from models and libraries. Tabs and line ends stay, and JSON stays JSON.
+    """
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 _interrupts = 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from search.keep import refuse_damaged
 from search.records import (
     Confirmation,
     TrialRecord,
@@ -20,8 +21,7 @@ from search.records import (
     save_trial,
     study_folder,
 )
-from squeeze.errors import CandidateError, ConfigError
-from squeeze.folder import verify_manifest
+from squeeze.errors import CandidateError
 from squeeze.records import Measurement
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ def measure_again(record: TrialRecord, plan: Plan, bench: Bench, progress: Progr
     Raises CandidateError when the model cannot be measured or is no longer what was built.
     """
     folder = model_folder(plan.study, record.number)
-    try:
-        verify_manifest(folder)
-    except (ConfigError, OSError) as error:
-        raise CandidateError(str(error), stage="load", kind="load") from error
+    refuse_damaged(folder)
     first = load_measurement(plan.study, record.number)
     log = study_folder(plan.study) / "logs" / f"{record.number:04d}-again.log"
     comparable = first if record.baseline == plan.baseline_key else None

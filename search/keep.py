@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from search.records import MODELS, TrialRecord, best_first, model_folder
-from squeeze.errors import ConfigError
+from squeeze.errors import CandidateError, ConfigError
 from squeeze.folder import verify_manifest
 from squeeze.pipeline import stage_keys
 
@@ -47,6 +47,18 @@ def is_whole(folder: Path) -> bool:
     except OSError:
         return True
     return True
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Check a built model against its manifest before it is measured.
+
+    Raises CandidateError (disk: it may be the machine's fault) where a file is missing, differs or cannot be
+    read.
+    """
+    try:
+        verify_manifest(folder)
+    except (ConfigError, OSError) as error:
+        raise CandidateError(str(error), stage="load", kind="disk") from error
 
 
 def delete_others(study: str, records: list[TrialRecord]) -> list[int]:

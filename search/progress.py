@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
+from search.cli import printable
 from search.records import TrialRecord, best_first, study_folder, write_whole
 from search.workers import owner
 from squeeze.config import Training
@@ -51,7 +52,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line of talk."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def begin(self, doing: str) -> None:
         """A trial, or the baseline, begins."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.cli import printable
 from search.keep import delete_others
 from search.modelled import QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
@@ -165,7 +166,7 @@ def _attributes(record: TrialRecord) -> dict[str, str | float]:
         "seconds": round(sum(record.seconds.values()), 1),
     }
     if record.reason:
-        attributes["reason"] = record.reason
+        attributes["reason"] = printable(record.reason)
     if record.failure:
         attributes["failure"] = record.failure
     if record.artifact:

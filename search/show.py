@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from search.cli import command_parser, positive, run_command
+from search.cli import command_parser, positive, printable, run_command
 
 if TYPE_CHECKING:
     from objectives import Objective
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [record for record in records if record.number == arguments.trial]
         if not chosen:
             raise ConfigError(f"--trial must be a finished trial of {name!r}; got {arguments.trial}")
-        print(chosen[0].model_dump_json(indent=1))
+        print(printable(chosen[0].model_dump_json(indent=1)))
         return 0
     if arguments.pareto:
         records = pareto_front(records)
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         records = ranked(records)[: arguments.top]
     if arguments.json:
         for record in records:
-            print(json.dumps(as_json(record, places.get(record.number)), ensure_ascii=False))
+            row = as_json(record, places.get(record.number))
+            print(printable(json.dumps(row, ensure_ascii=False)))
     else:
         print_table(records, places, sys.stdout)
         if line := with_and_without_training(records):
@@ -134,7 +135,7 @@ def print_table(records: list[TrialRecord], places: Mapping[int, str], file: IO[
             *_figures(record),
             compression(record),
             f"{sum(record.seconds.values()):.0f}",
-            record.reason or "",
+            printable(record.reason or ""),
         )
     Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from search.cli import command_parser, run_command
+from search.cli import command_parser, printable, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     for name in names:
         state = study_state(name)
-        print(json.dumps(state, ensure_ascii=False) if arguments.json else _line(state))
+        print(printable(json.dumps(state, ensure_ascii=False) if arguments.json else _line(state)))
     return 0
 
 

@@ -44,12 +44,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     Raises ConfigError when the URL is none or names no database, SetupError when it cannot be opened, is of
     another version of Optuna, or is a SQLite file on another machine's disk.
     """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise ConfigError(
-            f"--storage must be a database URL like sqlite:///studies/demo.db; got {_hidden(url)!r}"
-        ) from error
+    parsed = parse_url(url)
     name = shown(parsed)
     options: dict[str, Any] = {"pool_pre_ping": True}
     if parsed.get_backend_name() == "sqlite":
@@ -57,8 +52,6 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
             raise ConfigError(f"--storage must name a file, or nothing could be resumed; got {name}")
         _prepare_sqlite(Path(str(parsed.database)), create=create)
         options["connect_args"] = {"timeout": BUSY_S}
-    if parsed.drivername == "postgresql":  # which driver that means differs between versions of SQLAlchemy
-        parsed = parsed.set(drivername="postgresql+psycopg")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return _made(parsed.render_as_string(hide_password=False), options)
@@ -73,6 +66,20 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
             f"the storage {name} must have the tables of Optuna {optuna.__version__}; {_line(error)}; "
             "upgrade a copy with `optuna storage upgrade`, or give another --storage"
         ) from error
+
+
+def parse_url(url: str) -> URL:
+    """A database's URL with our driver. Raises ConfigError when it is none."""
+    try:
+        parsed = make_url(url)
+        parsed.get_backend_name()
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            f"--storage must be a database URL like sqlite:///studies/demo.db; got {_hidden(url)!r}"
+        ) from error
+    if parsed.drivername == "postgresql":  # which driver that means differs between versions of SQLAlchemy
+        return parsed.set(drivername="postgresql+psycopg")
+    return parsed
 
 
 def shown(url: URL) -> str:

@@ -16,6 +16,7 @@ import optuna
 
 from objectives import Objective
 from search.gate import Gate
+from search.keep import refuse_damaged
 from search.progress import Progress
 from search.pruning import RUNGS, to_beat
 from search.records import TrialRecord, model_folder, study_folder
@@ -140,6 +141,7 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     found.artifact = build(found.config)
     found.seconds.update(found.artifact.seconds)
     started = time.monotonic()
+    refuse_damaged(out)
     with contextlib.closing(bench.measure(out, log=log, tell=progress.tell, known=speed)) as measurements:
         for measurement in measurements:
             found.measurement = measurement

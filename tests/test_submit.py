@@ -338,6 +338,19 @@ def test_a_zip_bomb_is_refused_before_it_is_read(model: Path, tmp_path: Path) ->
     assert "bomb" in found[0].detail
 
 
+def test_a_zip_bomb_of_many_small_files_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "submit.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(50):
+            archive.writestr(f"model/{number}.json", b"\0" * 200_000)
+    assert [(rule.name, rule.ok) for rule in rules(path)] == [("size", False)]
+
+
+def test_json_that_is_nested_too_deep_is_told(unpacked: Path) -> None:
+    (unpacked / "config.json").write_text("[" * 100_000)
+    assert "no JSON" in broken(unpacked)["config"]
+
+
 @pytest.mark.parametrize("limit", ["ZIPPED_BYTES", "UNPACKED_BYTES"])
 def test_a_zip_beyond_the_limits_is_refused(
     limit: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -92,10 +92,10 @@ class Decoder:
         layers = whole("num_hidden_layers")
         for key in family.per_layer:
             values = config.get(key)
-            if values is not None and len(values) != layers:
+            if values is not None and (not isinstance(values, list) or len(values) != layers):
                 raise ConfigError(
                     f"{key} must have one entry for each of the {layers} layers; {origin} has "
-                    f"{len(values)}; fetch the model again"
+                    f"{len(values) if isinstance(values, list) else repr(values)}; fetch the model again"
                 )
         heads = whole("num_attention_heads")
         hidden = whole("hidden_size")
@@ -150,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"a model folder must hold a readable {path.name}; {path.parent}: {error.strerror}; "
             f"give the folder of a whole model"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} must be JSON; {path}: {error}; fetch the model again") from error
     if not isinstance(content, dict):
         raise ConfigError(

@@ -144,7 +144,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"a built model must have a {MANIFEST}; {path}: {error.strerror}; build it again"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{MANIFEST} must be what a build wrote; {path} is not; build it again") from error
+        raise ConfigError(
+            f"{MANIFEST} must be what a build wrote; {path} is not; build the model again, or take that file "
+            f"away if the model was not built here"
+        ) from error
 
 
 def verify_manifest(folder: Path) -> Manifest:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from squeeze.errors import ConfigError, SetupError, SqueezeError
-from squeeze.folder import validate
+from squeeze.folder import MANIFEST, validate, verify_manifest
 
 # Weights, configuration, tokenizer, template, license: nothing that runs and nothing that unpickles.
 _WANTED = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "*.jinja", "LICENSE*")
@@ -29,7 +29,8 @@ def fetch(model: str, models: Path) -> Path:
     """The validated folder of a model.
 
     model: a folder, or a hub id ``owner/name``, which is fetched into ``models/base/<owner>--<name>``; what
-    is there already is used without asking the network. A fetch that was cut off goes on where it stopped.
+    is there already is used without asking the network. A fetch that was cut off goes on where it stopped. A
+    folder that was built here is checked against its hashes.
     HF_TOKEN and HF_ENDPOINT are taken from the environment.
 
     Raises ConfigError for a folder that is no model and for an id that the hub does not know, SetupError
@@ -38,6 +39,8 @@ def fetch(model: str, models: Path) -> Path:
     folder = Path(model).expanduser()
     if folder.exists() or not _HUB_ID.fullmatch(model) or folder.parts[0] == models.name:
         validate(folder)
+        if (folder / MANIFEST).is_file():
+            verify_manifest(folder)
         return folder
     place = models / "base" / model.replace("/", "--")
     if not place.exists():
@@ -63,6 +66,11 @@ def _fetch(model: str, place: Path) -> None:
     info = hub.model_info(model, files_metadata=True, timeout=_TIMEOUT_S)
     files = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, one) for one in _WANTED)]
     files = [file for file in files if "/" not in file.rfilename]  # other formats of the model lie in folders
+    if not any(file.rfilename.endswith(".safetensors") for file in files):
+        raise ConfigError(
+            f"weights must be safetensors, because a pickle runs code when it is read; {model} has none on "
+            f"the hub; choose another model, or save it as safetensors and give the folder"
+        )
     # The name is what lets the next start find the same bytes of the same commit.
     partial = place.with_name(f".{place.name}.{str(info.sha)[:12]}.fetching")
     with _alone(partial, model):

@@ -39,7 +39,7 @@ class Package:
         with self.open(full) as file:
             try:
                 value = json.loads(file.read())
-            except (ValueError, zipfile.BadZipFile) as error:
+            except (ValueError, RecursionError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{name} is no JSON: {error}") from error
         if not isinstance(value, dict):
             raise ValueError(f"{name} must be a JSON object")
@@ -101,7 +101,7 @@ def read_header(file: IO[bytes], size: int, name: str) -> dict[str, Any]:
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{name} has no readable safetensors header") from error
     end = 0
     for first, last in spans:

@@ -67,7 +67,7 @@ def _zip(archive: zipfile.ZipFile, packed: int) -> Iterator[Rule]:
     found = f"{packed:,} bytes zipped, {unpacked:,} unpacked"
     bombs = [info.filename for info in infos if info.file_size > _MAX_RATIO * max(info.compress_size, 1024)]
     overlap = sum(info.compress_size for info in infos) > packed
-    if bombs or overlap:
+    if bombs or overlap or unpacked > _MAX_RATIO * packed:
         yield Rule("size", False, f"{found}: entries overlap or unfold too far {bombs[:1]}; a zip bomb")
         return
     fits = packed <= contest.ZIPPED_BYTES and unpacked <= contest.UNPACKED_BYTES

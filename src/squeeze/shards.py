@@ -28,6 +28,7 @@ _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
 }  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LONGEST_HEADER = 100_000_000
 _CHUNK = 16 << 20
 
@@ -155,6 +156,11 @@ def shard_paths(folder: Path) -> list[Path]:
         paths = [folder / SINGLE]
     for path in paths:
         if not path.is_file():
+            if found := sorted(one.name for one in folder.iterdir() if one.suffix in _PICKLES):
+                raise ConfigError(
+                    f"weights must be safetensors, because a pickle runs code when it is read; {folder} "
+                    f"lacks {path.name} and has {found[0]}; save it again with safe_serialization=True"
+                )
             raise ConfigError(
                 f"a model folder must hold every file of its weights; {folder} lacks {path.name}; "
                 f"fetch the model again"

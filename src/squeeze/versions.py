@@ -85,12 +85,12 @@ def load_model(folder: Path, device: str) -> Any:
 
     if Decoder.read(folder).hidden < _WORTH_THREADS:
         torch.set_num_threads(1)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     stored = read_config(folder)
     if major("transformers") < (5, 0) and "rope_parameters" in stored:
         readable = rope_for_4(stored)
         config.rope_theta, config.rope_scaling = readable["rope_theta"], readable["rope_scaling"]
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype="auto", use_safetensors=True)
     return model.to(device).eval()
 
 
@@ -104,7 +104,7 @@ def load_tokenizer(folder: Path) -> Any:
     if major("transformers") < (5, 0) and settings.get("tokenizer_class") == "TokenizersBackend":
         # transformers 5's name for a plain tokenizer.json, which 4 does not know.
         return PreTrainedTokenizerFast.from_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def quantize_recipe(
@@ -240,7 +240,7 @@ def model_with(folder: Path, weights: Mapping[str, Any]) -> Any:
 
     from squeeze.decoder import Decoder, read_config
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     stored = read_config(folder)
     if major("transformers") < (5, 0) and "rope_parameters" in stored:
         readable = rope_for_4(stored)

@@ -156,7 +156,7 @@ def check_that_finalists_are_measured_again(records: list[TrialRecord]) -> None:
         model.write_text("{}")
     ended = subprocess.run(command(4, finalists=3), capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0
-    assert f"trial {leader.number} stays unconfirmed: load in load: a built model must be" in ended.stderr
+    assert f"trial {leader.number} stays unconfirmed: disk in load: a built model must be" in ended.stderr
     assert load_trials("demo") == records
 
 

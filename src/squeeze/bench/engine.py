@@ -250,6 +250,9 @@ def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:
             enforce_eager=eager,
             cudagraph_capture_sizes=None if eager else graphs,
             disable_log_stats=True,
+            # vLLM's defaults may change; a model's own code and pickled weights stay out.
+            trust_remote_code=False,
+            load_format="safetensors",
             **given,
         )
     except CandidateError:
