@@ -1,0 +1,44 @@
+"""What the benchmark of our own overhead counts, and that its sides do the same work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from squeeze.records import Timing
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import bench_overhead
+
+
+def test_the_ratio_is_of_tokens_per_second_over_all_benchmarks() -> None:
+    taken = {
+        "ours": {"a": Timing(seconds=3.0, tokens=30), "b": Timing(seconds=1.0, tokens=10)},
+        "raw": {"a": Timing(seconds=1.5, tokens=30), "b": Timing(seconds=0.5, tokens=20)},
+    }
+    assert bench_overhead.ratio(taken, "ours", "raw") == pytest.approx(10 / 25)
+    assert bench_overhead.ratio(taken, "ours", "raw", ["b"]) == pytest.approx(10 / 40)
+
+
+@pytest.mark.engine
+def test_all_sides_answer_the_same_prompts_with_as_many_tokens() -> None:
+    command = [sys.executable, str(bench_overhead.__file__), "--quick"]
+    run = subprocess.run(
+        [*command, "--questions", "6", "--max-tokens", "6", "--rounds", "1"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["ratio"] > 0 and found["ratio_apart"] > 0
+    assert found["questions"] == {"kmmlu_redux": 6, "kmmlu_pro": 6}
+    assert len(set(found["tokens"].values())) == 1
+    assert 12 < found["tokens"]["ours"] <= 72
+    assert "torch" in found["versions"] and found["machine"]["device"]
