@@ -135,7 +135,7 @@ def _content(package: Package) -> Iterator[Rule]:
         return contest.config_faults(config)
 
     checks: list[tuple[str, Callable[[], list[str]]]] = [
-        ("no code", lambda: _code(package)),
+        ("no code", lambda: code_faults(package)),
         ("config", read_config),
         ("weights", weights),
         ("tokenizer", lambda: _tokenizer(package, config)),
@@ -154,7 +154,8 @@ def _content(package: Package) -> Iterator[Rule]:
         yield Rule(name, not faults, "; ".join(faults[:3]) or "as the server reads it")
 
 
-def _code(package: Package) -> list[str]:
+def code_faults(package: Package) -> list[str]:
+    """Files that run or unpickle, and configs that ask for code. Raises ValueError for what is no JSON."""
     faults = [f"{name} is code or a pickle" for name in package.sizes if name.lower().endswith(_CODE)]
     for name in ("config.json", "tokenizer_config.json"):
         if package.has(name) and "auto_map" in package.json(name):

@@ -28,6 +28,12 @@ _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
 }  # fmt: skip
+_NOT_FINITE = {
+    "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F80 << 16),
+    "F64": ("<u8", 0x7FF0 << 48), "F8_E4M3": ("u1", 0x7F), "F8_E5M2": ("u1", 0x7C), "F8_E8M0": ("u1", 0xFF),
+}  # fmt: skip
+"""dtype -> an unsigned integer of its size, and the bits that are all set in what is no finite number."""
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LONGEST_HEADER = 100_000_000
 _CHUNK = 16 << 20
@@ -60,6 +66,13 @@ class Weight:
                     raise ConfigError(f"{self.path} ends inside {self.name}; fetch the model again")
                 left -= len(piece)
                 yield piece
+
+    def is_finite(self) -> bool:
+        """Whether every element is a finite number; integers always are."""
+        if self.dtype not in _NOT_FINITE:
+            return True
+        kind, bits = _NOT_FINITE[self.dtype]
+        return not any(((np.frombuffer(piece, kind) & bits) == bits).any() for piece in self.chunks())
 
     def raw(self) -> np.ndarray[Any, Any]:
         """The data as an array of unsigned integers of the same size and shape, mapped from the file."""
