@@ -38,9 +38,17 @@ class Both(Engine):
         if isinstance(request, Describe):
             places = range(len(self._rows[request.benchmark]))
             prompts = [self._question(request.benchmark, place) for place in places]
-            outputs, _ = self._complete(prompts, self._workload.max_tokens or 0, None)
-            return Work(tuple(prompts), tuple(len(output.token_ids) for output in outputs))
+            return Work(tuple(prompts), lengths(self._llm, prompts, self._workload.max_tokens))
         return super().__call__(request, tell)
+
+
+def lengths(llm: Any, prompts: Sequence[list[int]], most: int | None) -> tuple[int, ...]:
+    """Tokens of the greedy answer to each prompt."""
+    from vllm import SamplingParams
+
+    greedy = SamplingParams(temperature=0.0, max_tokens=most)
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], greedy, use_tqdm=False)
+    return tuple(len(output.outputs[0].token_ids) for output in outputs)
 
 
 class Plain:
