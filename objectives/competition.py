@@ -10,9 +10,17 @@ Perf is the weighted mean over the scored benchmarks; the contest has not publis
 from __future__ import annotations
 
 from math import inf, log, sqrt
-from statistics import NormalDist, variance
+from statistics import median, variance
 
-from squeeze.bench.stats import paired_perf, ratio_interval, t_quantile, time_ratio
+from squeeze.bench import verbosity
+from squeeze.bench.stats import (
+    between,
+    paired_perf,
+    perf_interval,
+    ratio_interval,
+    t_quantile,
+    time_ratio,
+)
 from squeeze.errors import ConfigError
 from squeeze.records import Estimate, Measurement, Pass, Score
 
@@ -42,24 +50,26 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
 
     PerfNorm compares the questions that both were asked. SpeedNorm compares with the baseline's passes that
     were timed in between, or with the baseline's own measurement where there are none; medians over the
-    repeats, see ``squeeze.bench.stats.time_ratio``. The interval joins the spread over questions and over
-    repeats, taken as independent.
+    repeats, see ``squeeze.bench.stats.time_ratio``. A model that talks more than the baseline has a lower
+    time per token for it: ``flags`` tells so, the part ``time_ratio`` what the same questions take. The
+    interval joins that of PerfNorm, a bootstrap over questions, and that of SpeedNorm, from the spread over
+    repeats and over processes, taken as independent: each side's reach is the root of the sum of both
+    squared.
 
     Raises ConfigError when there is no common scored question or the baseline's Perf is 0.
     """
-    perf_norm, perf_error = paired_perf(measurement, baseline, WEIGHTS)
+    perf_low, perf_norm, perf_high = perf_interval(measurement, baseline, WEIGHTS, CONFIDENCE)
     if perf_norm == inf:
         raise ConfigError(
             f"a baseline must score above 0 on the benchmarks {', '.join(WEIGHTS)}; it has "
             f"{dict(baseline.accuracy)}; use a model that answers them"
         )
     low, ratio, high = ratio_interval(
-        measurement.passes, measurement.reference or baseline.passes, CONFIDENCE
+        measurement.passes, measurement.reference or baseline.passes, CONFIDENCE, between(measurement)
     )
-    perf_reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * perf_error if perf_error < inf else perf_norm
     raw = 0.5 * perf_norm + 0.5 * (1 - ratio)
-    up = 0.5 * sqrt(perf_reach**2 + max(ratio - low, 0.0) ** 2)
-    down = 0.5 * sqrt(perf_reach**2 + max(high - ratio, 0.0) ** 2)
+    up = 0.5 * sqrt(min(perf_high - perf_norm, perf_norm) ** 2 + max(ratio - low, 0.0) ** 2)
+    down = 0.5 * sqrt((perf_norm - perf_low) ** 2 + max(high - ratio, 0.0) ** 2)
     accuracy = {f"accuracy_{name}": found for name, found in measurement.accuracy.items()}
     return Score(
         value=value(perf_norm, 1.0, ratio, 1.0),
@@ -76,8 +86,20 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
             ),
             "tokens_per_answer": measurement.tokens_per_answer,
             "baseline_tokens_per_answer": baseline.tokens_per_answer,
+            "time_ratio": _time_of_all(measurement, baseline),
         },
+        talk=verbosity.talk(measurement, baseline),
+        flags=verbosity.flags(measurement, baseline),
     )
+
+
+def _time_of_all(measurement: Measurement, baseline: Measurement) -> float:
+    """The time for the same questions over the baseline's, which talking more does not lower."""
+    mine, others = (
+        median(sum(timing.seconds for timing in one.timings.values()) for one in passes)
+        for passes in (measurement.passes, measurement.reference or baseline.passes)
+    )
+    return mine / others
 
 
 def perf(measurement: Measurement) -> float:
@@ -120,7 +142,7 @@ def estimate(measurement: Measurement, baseline: Measurement) -> Estimate:
     passes, reference = measurement.passes, measurement.reference
     if not passes:
         passes, reference = measurement.probe, measurement.probe_reference
-    ratio, _, _ = time_ratio(passes, reference or baseline.passes)
+    ratio, _, _ = time_ratio(passes, reference or baseline.passes, between(measurement))
     apart = measurement.divergence.mean if measurement.divergence else None
     if not measurement.questions:
         return Estimate(speed_norm=1 - ratio, divergence=apart)
@@ -140,7 +162,7 @@ def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:
         )
         if not passes or not reference or wordy:
             return 0.0
-    low, ratio, _ = ratio_interval(passes, reference, CONFIDENCE)
+    low, ratio, _ = ratio_interval(passes, reference, CONFIDENCE, between(measurement))
     margin = 0.0
     if measurement.rung != "repeats":
         margin = max(PROBE_MARGIN, 2 * ratio * _spread(measurement, baseline))

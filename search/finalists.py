@@ -1,7 +1,8 @@
 """The finalists of a search are measured again before one is called best.
 
 The highest of many Scores is high by luck too. The leading trials are therefore measured a second time, in
-fresh processes and in turn with the baseline, and only those that were can be best.
+fresh processes, in turn with the baseline, with one more repeat and on questions that were not asked before
+(``Workload.final``), and only those that were can be best.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from search.records import (
     Confirmation,
     TrialRecord,
     best_first,
+    load_baseline,
     load_measurement,
     model_folder,
     save_again,
@@ -45,19 +47,25 @@ def confirm(search: Search, records: list[TrialRecord], progress: Progress, coun
     start tries it again.
     """
     if next_finalist(search.name, records, count) and time.monotonic() < ends:
-        with progress.live(), search.measuring(progress) as (plan, bench):
-            _confirm_each(records, plan, bench, progress, count, ends)
+        with progress.live(), search.measuring(progress, final=True) as (plan, bench):
+            _confirm_each(records, plan, bench, progress, count, ends, search.baseline_key)
     _show_in_dashboard(search.study, records)
 
 
 def _confirm_each(
-    records: list[TrialRecord], plan: Plan, bench: Bench, progress: Progress, count: int, ends: float
+    records: list[TrialRecord],
+    plan: Plan,
+    bench: Bench,
+    progress: Progress,
+    count: int,
+    ends: float,
+    first_key: str,
 ) -> None:
     failed: set[int] = set()
     while (record := next_finalist(plan.study, records, count, failed)) and time.monotonic() < ends:
         progress.begin(f"trial {record.number} again")
         try:
-            confirmed = measure_again(record, plan, bench, progress)
+            confirmed = measure_again(record, plan, bench, progress, first_key)
         except CandidateError as error:
             failed.add(record.number)
             progress.say(f"trial {record.number} stays unconfirmed: {error.kind} in {error.stage}: {error}")
@@ -84,27 +92,40 @@ def next_finalist(
     return None
 
 
-def measure_again(record: TrialRecord, plan: Plan, bench: Bench, progress: Progress) -> TrialRecord:
+def measure_again(
+    record: TrialRecord, plan: Plan, bench: Bench, progress: Progress, first_key: str
+) -> TrialRecord:
     """Measure a trial's model a second time and store what it says. Returns the confirmed record.
 
+    first_key: of the baseline's measurement that goes with first measurements of this machine and engine.
     Raises CandidateError when the model cannot be measured or is no longer what was built.
     """
     folder = model_folder(plan.study, record.number)
     refuse_damaged(folder)
-    first = load_measurement(plan.study, record.number)
+    pooled_with = record.baseline if record.baseline in (first_key, plan.baseline_key) else None
+    first = load_pair(plan.study, record.number, pooled_with)
     log = study_folder(plan.study) / "logs" / f"{record.number:04d}-again.log"
-    comparable = first if record.baseline == plan.baseline_key else None
     # The first measurement's probe and divergence serve again: they decide nothing here.
-    *_, again = bench.measure(folder, log=log, tell=progress.tell, known=comparable)
-    confirmation = judge(comparable, again, plan.baseline_key, plan.baseline, plan.objective)
+    *_, again = bench.measure(folder, log=log, tell=progress.tell, known=first[0] if first else None)
+    confirmation = judge(first, again, plan.baseline_key, plan.baseline, plan.objective)
+    if first:
+        confirmation = confirmation.model_copy(update={"first_baseline": pooled_with})
     confirmed = record.model_copy(update={"confirmation": confirmation})
     save_again(plan.study, record.number, again)
     save_trial(plan.study, confirmed)
     return confirmed
 
 
+def load_pair(study: str, number: int, baseline_key: str | None) -> tuple[Measurement, Measurement] | None:
+    """A trial's first measurement and the baseline's of that key; None where one is missing."""
+    if baseline_key is None:
+        return None
+    first, baseline = load_measurement(study, number), load_baseline(study, baseline_key)
+    return (first, baseline) if first is not None and baseline is not None else None
+
+
 def judge(
-    first: Measurement | None,
+    first: tuple[Measurement, Measurement] | None,
     again: Measurement,
     baseline_key: str,
     baseline: Measurement,
@@ -112,18 +133,24 @@ def judge(
 ) -> Confirmation:
     """Score the second measurement alone and together with the first.
 
-    first: None where it was made beside another baseline: passes of different engines or machines do not go
-    together. Answers are greedy, so both have the same; where batches make them differ, the second's count,
-    by which the trial was not chosen.
+    first: the first and the baseline's that goes with it; None where that is of another engine or machine,
+    whose passes do not go together. Of questions that both asked the second's answers count, by which the
+    trial was not chosen.
     """
-    both = again
-    if first is not None:
-        passes, reference = (*first.passes, *again.passes), (*first.reference, *again.reference)
-        both = again.model_copy(update={"passes": passes, "reference": reference})
+    alone = objective.score(again, baseline)
+    if first is None:
+        return Confirmation(baseline=baseline_key, again=alone, pooled=alone)
+    asked = {
+        name: {question.index for question in questions} for name, questions in first[0].questions.items()
+    }
     return Confirmation(
         baseline=baseline_key,
-        again=objective.score(again, baseline),
-        pooled=objective.score(both, baseline),
+        again=alone,
+        pooled=objective.score(first[0].joined(again), first[1].joined(baseline)),
+        held_out={
+            name: sum(question.index not in asked.get(name, ()) for question in questions)
+            for name, questions in again.questions.items()
+        },
     )
 
 

@@ -58,19 +58,32 @@ class Search:
     audit: float
     seed: int
 
-    @contextlib.contextmanager
-    def measuring(self, progress: Progress) -> Iterator[tuple[Plan, Bench]]:
-        """Start the measuring side; measure the baseline unless that has been done with the same engine."""
+    def bench(self, workload: Workload) -> Bench:
+        """What measures with that workload; nothing is started yet."""
         log = study_folder(self.name) / "logs" / "baseline.log"
-        with Bench(self.workload, self.base, self.target, log=log) as bench:
+        return Bench(workload, self.base, self.target, log=log)
+
+    @property
+    def baseline_key(self) -> str:
+        """The key of the baseline's measurement that trials are scored against here and now."""
+        return self.bench(self.workload).baseline_key(self.model_key)
+
+    @contextlib.contextmanager
+    def measuring(self, progress: Progress, *, final: bool = False) -> Iterator[tuple[Plan, Bench]]:
+        """Start the measuring side; measure the baseline unless that has been done with the same engine.
+
+        final: with the questions that finalists are asked, see ``Workload.final``.
+        """
+        with self.bench(self.workload.final if final else self.workload) as bench:
             key = bench.baseline_key(self.model_key)
             baseline = load_baseline(self.name, key)
             if baseline is None:
-                progress.begin("baseline")
-                baseline = bench.measure_baseline(tell=progress.tell)
+                progress.begin("baseline again" if final else "baseline")
+                baseline = bench.measure_baseline(tell=progress.tell, once=final)
                 save_baseline(self.name, key, baseline)
+                about = "baseline, for the finalists" if final else "baseline"
                 progress.say(
-                    f"baseline: {baseline.seconds_per_token * 1e6:.1f} µs per token, {baseline.accuracy}"
+                    f"{about}: {baseline.seconds_per_token * 1e6:.1f} µs per token, {baseline.accuracy}"
                 )
             bench.baseline = baseline  # of an earlier start
             yield (

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.status import Status
 
 from search.cli import printable
-from search.records import TrialRecord, best_first, study_folder, write_whole
+from search.records import TrialRecord, best_first, standing, study_folder, write_whole
 from search.workers import owner
 from squeeze.config import Training
 from squeeze.records import Score
@@ -86,19 +86,27 @@ class Progress:
         self.done = done
         seconds = time.time() - self._since
         self._spent.append(seconds)
-        ranked = best_first([record] if self.best is None else [self.best, record])
+        leading = [record] if self.best is None else [self.best, record]
+        ranked = best_first(leading)
         self.best = ranked[0][0] if ranked else None
         left = f", {minutes(self.seconds_left)} left" if self.seconds_left else ""
-        self.say(f"[{self.done}/{self.total}] {describe(record)}  {seconds:.0f} s  ({self._told()}{left})")
+        tie = ", a tie" if standing(leading).get(record.number) == "tie" else ""
+        self.say(
+            f"[{self.done}/{self.total}] {describe(record)}  {seconds:.0f} s  ({self._told()}{tie}{left})"
+        )
 
     def confirm(self, record: TrialRecord, best: TrialRecord) -> None:
         """A finalist was measured again; ``best`` is the study's best now."""
         assert record.confirmation is not None
         self.best = best
+        held = sum(record.confirmation.held_out.values())
+        asked = f"{held} held-out questions" if held else "the same questions"
+        told = "".join(f"; flagged: {one}" for one in record.confirmation.pooled.flags)
         self.say(
-            f"trial {record.number} again: {compression(record)}: "
+            f"trial {record.number} again, {asked}: {compression(record)}: "
             f"Score {plus_minus(record.confirmation.again)}, with the first "
-            f"{plus_minus(record.confirmation.pooled)}  {time.time() - self._since:.0f} s  ({self._told()})"
+            f"{plus_minus(record.confirmation.pooled)}{told}  "
+            f"{time.time() - self._since:.0f} s  ({self._told()})"
         )
 
     @property
@@ -106,7 +114,14 @@ class Progress:
         return self.best.final.value if self.best and self.best.final else None
 
     def _told(self) -> str:
-        return f"best {self._best_value:.4f}" if self._best_value is not None else "no best yet"
+        if self._best_value is None:
+            return "no best yet"
+        return f"best {self._best_value:.4f}{', flagged' if self.best_flags else ''}"
+
+    @property
+    def best_flags(self) -> list[str]:
+        """What makes the best's speed doubtful."""
+        return list(self.best.final.flags) if self.best and self.best.final else []
 
     @property
     def seconds_left(self) -> float:
@@ -115,7 +130,7 @@ class Progress:
         return mean * max(0, self.total - self.done)
 
     def _line(self) -> str:
-        best = f" · best {self._best_value:.4f}" if self._best_value is not None else ""
+        best = f" · {self._told()}" if self._best_value is not None else ""
         left = f" · {minutes(self.seconds_left)} left" if self.seconds_left else ""
         return f"{self.done}/{self.total} · {self.doing} · {self.stage_name or 'start'}{best}{left}"
 
@@ -124,9 +139,13 @@ def describe(record: TrialRecord) -> str:
     """A trial in one line: number, compression, what came of it."""
     text = f"trial {record.number}: {compression(record)}: "
     if record.state == "complete" and record.score:
-        return text + (
-            f"Score {plus_minus(record.score)} "
-            f"(PerfNorm {record.score.perf_norm:.3f}, SpeedNorm {record.score.speed_norm:+.3f})"
+        return (
+            text
+            + (
+                f"Score {plus_minus(record.score)} "
+                f"(PerfNorm {record.score.perf_norm:.3f}, SpeedNorm {record.score.speed_norm:+.3f})"
+            )
+            + "".join(f"; flagged: {one}" for one in record.score.flags)
         )
     return f"{text}{record.state}: {record.reason}"
 

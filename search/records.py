@@ -29,13 +29,17 @@ class Confirmation(Record):
     """What a trial's second measurement, in fresh processes, came to.
 
     baseline: key of the baseline's measurement that it was scored against. again: from it alone, so that the
-    luck that made the trial a finalist has no part in it. pooled: from the timed passes of both, which is
-    surer; ``again`` once more where the first was made beside another baseline.
+    luck that made the trial a finalist has no part in it. pooled: from the questions and timed passes of
+    both, which is surer; ``again`` once more where the first was made beside another engine's baseline.
+    first_baseline: key of the baseline's measurement that goes with the first; None where nothing is pooled,
+    or where it is ``baseline``, too. held_out: benchmark -> questions that were not asked at first.
     """
 
     baseline: str
     again: Score
     pooled: Score
+    first_baseline: str | None = None
+    held_out: Mapping[str, int] = {}
 
 
 class TrialRecord(Record):

@@ -13,7 +13,7 @@ from search.cli import command_parser, positive, printable, run_command
 if TYPE_CHECKING:
     from objectives import Objective
     from search.records import Confirmation, TrialRecord
-    from squeeze.records import Measurement, Score
+    from squeeze.records import Score
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def as_json(record: TrialRecord, place: str | None) -> dict[str, Any]:
     """The fields that scripts rely on. place: of ``search.records.standing``."""
-    score, confirmed = record.score, record.confirmed
+    score, confirmed, final = record.score, record.confirmed, record.final
     return {
         "number": record.number,
         "state": record.state,
@@ -87,6 +87,23 @@ def as_json(record: TrialRecord, place: str | None) -> dict[str, Any]:
         ),
         "best": place == "best",
         "tie": place == "tie",
+        "again": (
+            {
+                "value": again.value,
+                "low": again.low,
+                "high": again.high,
+                "held_out": dict(record.confirmation.held_out),
+            }
+            if record.confirmation and (again := record.confirmation.again)
+            else None
+        ),
+        "flags": list(flags(record)),
+        "seconds_per_token": final.parts.get("seconds_per_token") if final else None,
+        "baseline_seconds_per_token": final.parts.get("baseline_seconds_per_token") if final else None,
+        "time_ratio": final.parts.get("time_ratio") if final else None,
+        "benchmarks": {name: one.model_dump(mode="json") for name, one in final.talk.items()}
+        if final
+        else {},
     }
 
 
@@ -121,7 +138,7 @@ def print_table(records: list[TrialRecord], places: Mapping[int, str], file: IO[
     from search.progress import compression
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    figures_of = ("Score", "90 % interval", "confirmed", "PerfNorm", "SpeedNorm", "tokens")
+    figures_of = ("Score", "90 % interval", "held out", "confirmed", "PerfNorm", "SpeedNorm", "tokens")
     for header in ("trial", "state", "", *figures_of, "compression", "s"):
         table.add_column(
             header, justify="left" if header in ("state", "", "compression") else "right", no_wrap=True
@@ -131,24 +148,28 @@ def print_table(records: list[TrialRecord], places: Mapping[int, str], file: IO[
         table.add_row(
             str(record.number),
             record.state,
-            places.get(record.number, ""),
+            " ".join(one for one in (places.get(record.number), "flagged" if flags(record) else "") if one),
             *_figures(record),
             compression(record),
             f"{sum(record.seconds.values()):.0f}",
-            printable(record.reason or ""),
+            printable(record.reason or "; ".join(flags(record))),
         )
     Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
 
 
 def _figures(record: TrialRecord) -> tuple[str, ...]:
-    """First Score, its interval, confirmed Score, then the parts of the one that counts."""
+    """First Score, its interval, the second one, that of both, then the parts of the one that counts.
+
+    The second is in brackets where it is of questions that were all asked at first.
+    """
     from search.progress import plus_minus
 
     if record.score is None or record.final is None:
-        return ("",) * 6
+        return ("",) * 7
     return (
         f"{record.score.value:.4f}",
         f"{record.score.low:.4f}–{record.score.high:.4f}",
+        _held_out(record.confirmation) if record.confirmation else "",
         plus_minus(record.confirmed) if record.confirmed else "",
         f"{record.final.perf_norm:.3f}",
         f"{record.final.speed_norm:+.3f}",
@@ -167,11 +188,30 @@ def best_told(records: list[TrialRecord]) -> str | None:
     line = f"best: trial {record.number}, Score {plus_minus(score)}"
     if record.score and record.confirmation:
         again = record.confirmation.again.value
-        line += f" (first {record.score.value:.4f}, again {again:.4f})"
+        how = f"on {held} held-out questions" if (held := _held(record.confirmation)) else "again"
+        line += f" (first {record.score.value:.4f}, {how} {again:.4f})"
     else:
         line += " (measured once)"
+    if told := flags(record):
+        line += f"; FLAGGED, its speed may be talk: {'; '.join(told)}"
     ties = [str(number) for number, place in standing(records).items() if place == "tie"]
     return f"{line}; not known to be better than trial {', '.join(ties)}" if ties else line
+
+
+def flags(record: TrialRecord) -> tuple[str, ...]:
+    """What makes the speed of the Score that counts doubtful; nothing where there is none."""
+    return record.final.flags if record.final else ()
+
+
+def _held(confirmation: Confirmation) -> int:
+    return sum(confirmation.held_out.values())
+
+
+def _held_out(confirmation: Confirmation) -> str:
+    from search.progress import plus_minus
+
+    told = plus_minus(confirmation.again)
+    return told if _held(confirmation) else f"({told})"
 
 
 def with_and_without_training(records: list[TrialRecord]) -> str | None:
@@ -214,25 +254,26 @@ def _rescored(study: str, record: TrialRecord, objective: Objective) -> TrialRec
         return record.model_copy(update=lost)
     scores = {
         "score": objective.score(measurement, baseline),
-        "confirmation": _judged_again(study, record, measurement, objective),
+        "confirmation": _judged_again(study, record, objective),
     }
     return record.model_copy(update=scores)
 
 
-def _judged_again(
-    study: str, record: TrialRecord, first: Measurement, objective: Objective
-) -> Confirmation | None:
+def _judged_again(study: str, record: TrialRecord, objective: Objective) -> Confirmation | None:
     """The confirmation by another objective; None where there is none, or its raw numbers are missing."""
-    from search.finalists import judge
+    from search.finalists import judge, load_pair
     from search.records import load_again, load_baseline
 
     if record.confirmation is None:
         return None
-    key = record.confirmation.baseline
+    key, first_key = record.confirmation.baseline, record.confirmation.first_baseline
     again, baseline = load_again(study, record.number), load_baseline(study, key)
     if again is None or baseline is None:
         return None
-    return judge(first if key == record.baseline else None, again, key, baseline, objective)
+    if first_key is None and key == record.baseline:  # records of before there were questions held out
+        first_key = key
+    judged = judge(load_pair(study, record.number, first_key), again, key, baseline, objective)
+    return judged.model_copy(update={"first_baseline": first_key})
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ def study_state(name: str) -> dict[str, Any]:
     }
     state: dict[str, Any] = {"study": name, **counts, "best": None, "running": None}
     if best:
-        state["best"] = {"trial": best[0][0].number, "score": best[0][1].value}
+        record, score = best[0]
+        state["best"] = {"trial": record.number, "score": score.value, "flags": list(score.flags)}
     if is_searched(name):
         state["running"] = _running(study_folder(name) / "live.json")
     return state
@@ -80,6 +81,7 @@ def _line(state: dict[str, Any]) -> str:
     done = f"{state['complete']} complete, {state['pruned']} pruned, {state['failed']} failed"
     best = (
         f"best {state['best']['score']:.4f} (trial {state['best']['trial']})"
+        + "".join(f"; flagged: {one}" for one in state["best"]["flags"])
         if state["best"]
         else "no best yet"
     )

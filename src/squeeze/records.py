@@ -69,10 +69,15 @@ class Timing(Record):
 
 
 class Pass(Record):
-    """One timed pass over the benchmarks: benchmark -> Timing. started: Unix time, s."""
+    """One timed pass over the benchmarks: benchmark -> Timing.
+
+    started: Unix time, s. process: in which of a joined measurement's processes, from 0; passes of one
+    process are more alike than passes of two.
+    """
 
     started: float
     timings: Mapping[str, Timing]
+    process: int = 0
 
     @property
     def seconds_per_token(self) -> float:
@@ -134,6 +139,27 @@ class Measurement(Record):
     divergence: Divergence | None = None
     seconds: Mapping[str, float] = {}
 
+    def joined(self, later: Measurement) -> Measurement:
+        """Both measurements as one: the questions of both, of those asked twice the later outcome, and the
+        timed passes of both, told apart by process."""
+        processes = 1 + max((one.process for one in (*self.passes, *self.reference)), default=-1)
+
+        def told_apart(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+            return tuple(one.model_copy(update={"process": one.process + processes}) for one in passes)
+
+        questions = {}
+        for name in (*self.questions, *(name for name in later.questions if name not in self.questions)):
+            found = {question.index: question for question in self.questions.get(name, ())}
+            found |= {question.index: question for question in later.questions.get(name, ())}
+            questions[name] = tuple(found[index] for index in sorted(found))
+        return later.model_copy(
+            update={
+                "questions": questions,
+                "passes": (*self.passes, *told_apart(later.passes)),
+                "reference": (*self.reference, *told_apart(later.reference)),
+            }
+        )
+
     @property
     def seconds_per_token(self) -> float:
         """Median over the passes, s per generated token; over the probe's while there is no other."""
@@ -176,10 +202,30 @@ class Estimate(Record):
     perf_error: float | None = None
 
 
+class Talk(Record):
+    """How a model answers one benchmark, and the baseline the same questions.
+
+    tokens_per_answer: of one turn, the mean. truncated: share of the questions with an answer that hit the
+    token limit. looping: share of those with an answer that ends by repeating itself. seconds_per_token: of
+    generation, the median over the passes, s.
+    """
+
+    questions: int
+    tokens_per_answer: float
+    baseline_tokens_per_answer: float
+    truncated: float
+    baseline_truncated: float
+    looping: float
+    baseline_looping: float
+    seconds_per_token: float
+    baseline_seconds_per_token: float
+
+
 class Score(Record):
     """What a measurement is worth: higher is better.
 
-    low, high: a 90 % interval of ``value``. parts: e.g. perf, perf_norm, speed_norm, per benchmark.
+    low, high: a 90 % interval of ``value``. parts: e.g. perf, perf_norm, speed_norm, per benchmark. talk:
+    benchmark -> how it answers. flags: what makes its speed doubtful, in words with figures.
     """
 
     value: float
@@ -188,3 +234,5 @@ class Score(Record):
     perf_norm: float
     speed_norm: float
     parts: Mapping[str, float] = {}
+    talk: Mapping[str, Talk] = {}
+    flags: tuple[str, ...] = ()

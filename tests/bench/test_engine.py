@@ -145,7 +145,7 @@ def test_a_request_asks_for_times_alone_or_for_answers_too(served: Served) -> No
 
 
 def sizes(questions: int, **engine: Any) -> list[int] | None:
-    """The sizes of the graphs where so many questions are asked, a quarter of them in the first block."""
+    """The sizes of the graphs where so many questions are asked in one go."""
     workload = Workload(
         name="test",
         questions={"kmmlu_redux": None},
@@ -156,23 +156,23 @@ def sizes(questions: int, **engine: Any) -> list[int] | None:
     return graph_sizes(workload, {"kmmlu_redux": questions})
 
 
-@pytest.mark.parametrize(("questions", "whole"), [(2, 2), (4, 4), (80, 64), (86, 64), (88, 72), (341, 256)])
+@pytest.mark.parametrize(("questions", "whole"), [(2, 2), (4, 4), (80, 80), (86, 88), (256, 256)])
 def test_up_to_the_largest_batch_graphs_are_vllms_own(questions: int, whole: int) -> None:
     found = sizes(questions)
     assert found is not None
     assert [size for size in found if size <= whole] == [size for size in GRAPHS if size <= whole]
-    assert whole >= questions - WORKLOAD.block(questions)
+    assert whole >= questions
     assert set(found) <= set(GRAPHS)
 
 
 def test_steps_that_read_prompts_have_fewer_graphs_and_none_that_vllm_would_not_have() -> None:
     assert sizes(4) == [1, 2, 4, *range(32, 256, 32), *range(256, 513, 64)]
-    assert sizes(40, max_num_seqs=48) == [1, 2, 4, 8, 16, 24, 32, 64, 96]
+    assert sizes(40, max_num_seqs=48) == [1, 2, 4, 8, 16, 24, 32, 40, 64, 96]
 
 
 def test_no_graph_is_left_out_where_questions_wait_for_others_to_end() -> None:
-    assert sizes(343) is None  # 256 at once is what vLLM takes on most devices
-    assert sizes(343, max_num_seqs=512) is not None
+    assert sizes(257) is None  # 256 at once is what vLLM takes on most devices
+    assert sizes(257, max_num_seqs=512) is not None
     assert sizes(80, max_num_seqs=59) is None
 
 
@@ -183,6 +183,6 @@ def test_batches_beyond_the_largest_graph_leave_vllms_own() -> None:
 def test_the_benchmark_with_the_largest_batch_decides() -> None:
     workload = Workload(name="test", questions={"kmmlu_redux": None, "komt_bench": None}, probe=8)
     assert graph_sizes(workload, {"kmmlu_redux": 53, "komt_bench": 8}) == [
-        *(size for size in GRAPHS if size <= 40),
-        *(size for size in GRAPHS if size > 40 and size % (32 if size < 256 else 64) == 0),
+        *(size for size in GRAPHS if size <= 56),
+        *(size for size in GRAPHS if size > 56 and size % (32 if size < 256 else 64) == 0),
     ]

@@ -98,7 +98,34 @@ def test_a_wrong_workload_file_is_refused_in_one_line(tmp_path: Path, text: str,
 @pytest.mark.parametrize("count", [2, 3, 8, 60, 2587])
 def test_block_and_rest_ask_every_question_once(count: int) -> None:
     slices = Slices.of(demo(str(DATA_DIR)), {"kmmlu_redux": count}, {"kmmlu_redux": 8})
-    (probe,), (block,), (rest,) = slices.probe, slices.block, slices.rest
+    (probe,), (block,), (rest,), (whole,) = slices.probe, slices.block, slices.rest, slices.whole
     assert (block.start, block.stop, rest.stop) == (0, rest.start, count)
+    assert (whole.start, whole.stop) == (0, count)
+    assert (slices.timed(0), slices.timed(1)) == ((block, rest), (whole,))
     assert 0 < block.stop < count
     assert 0 < probe.stop <= count
+
+
+def test_the_questions_of_a_final_were_not_asked_before_as_far_as_there_are_others() -> None:
+    workload = Workload(name="test", questions={"kmmlu_redux": 36, "ko_longrag": 18, "komt_bench": None})
+    final = workload.final
+    assert (final.repeats, final.divergence) == (workload.repeats + 1, None)
+    assert final.key != workload.key
+    first, again = workload.drawn("kmmlu_redux", 200), final.drawn("kmmlu_redux", 200)
+    assert len(set(first)) == len(set(again)) == 36
+    assert not set(first) & set(again)
+    # 10 of 28 were not asked: they come first, and the rest are asked again so that the mix stays the same.
+    first, again = workload.drawn("ko_longrag", 28), final.drawn("ko_longrag", 28)
+    assert not set(first) & set(again[:10])
+    assert set(first) > set(again[10:])
+    assert len(again) == 18
+    assert final.drawn("komt_bench", 80) == workload.drawn("komt_bench", 80)
+    assert sorted(final.drawn("komt_bench", 80)) == list(range(80))
+
+
+def test_another_draw_asks_other_questions_and_the_same_draw_the_same() -> None:
+    one, same = (Workload(name="test", questions={"kmmlu_redux": 36}) for _ in range(2))
+    other = Workload(name="test", questions={"kmmlu_redux": 36}, draw=7)
+    assert one.drawn("kmmlu_redux", 200) == same.drawn("kmmlu_redux", 200)
+    assert one.drawn("kmmlu_redux", 200) != other.drawn("kmmlu_redux", 200)
+    assert one.key != other.key

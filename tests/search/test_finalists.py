@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from search.finalists import next_finalist
+from objectives import competition
+from search.finalists import judge, next_finalist
 from search.keep import kept_numbers
 from search.progress import Progress
 from search.records import (
@@ -21,6 +22,7 @@ from search.records import (
 )
 from squeeze.config import CompressionConfig
 from squeeze.folder import Manifest, file_hash, write_manifest
+from squeeze.records import Measurement, Pass, Question, Timing
 
 Make = Callable[..., TrialRecord]
 
@@ -133,5 +135,63 @@ def test_progress_tells_the_best_by_the_same_rule(
     best = again(scored(1, 0.58), 0.57)
     progress.confirm(best, best)
     told = capsys.readouterr().err
-    assert "trial 1 again: nothing: Score 0.5700 ± 0.0100, with the first 0.5700 ± 0.0100" in told
+    assert "trial 1 again, the same questions: nothing: Score 0.5700 ± 0.0100, with the first 0.5700" in told
     assert "(best 0.5700)" in told
+
+
+def measured(scores: dict[int, float], *seconds: float, beside: float = 2.0) -> Measurement:
+    """Questions by index, passes of so many seconds, each beside one of the baseline's."""
+
+    def passes(times: tuple[float, ...]) -> tuple[Pass, ...]:
+        return tuple(
+            Pass(started=0.0, timings={"kmmlu_pro": Timing(seconds=time, tokens=100)}) for time in times
+        )
+
+    questions = tuple(
+        Question(index=index, answers=("1",), tokens=25, score=score) for index, score in scores.items()
+    )
+    return Measurement(
+        model="m",
+        workload="w",
+        engine={},
+        complete=True,
+        questions={"kmmlu_pro": questions},
+        passes=passes(seconds),
+        reference=passes((beside,) * len(seconds)),
+    )
+
+
+def test_both_measurements_together_have_the_questions_and_passes_of_both() -> None:
+    base = measured(dict.fromkeys(range(4), 1.0), 2.0)
+    base_again = measured(dict.fromkeys(range(4, 8), 1.0), 2.0)
+    first = measured({0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}, 1.0, 1.0)
+    again = measured({4: 1.0, 5: 0.0, 6: 1.0, 7: 0.0}, 1.2, 1.2, 1.2)
+    found = judge((first, base), again, "c", base_again, competition)
+    assert found.held_out == {"kmmlu_pro": 4}
+    assert found.again == competition.score(again, base_again)
+    assert (found.again.perf_norm, found.pooled.perf_norm) == (0.5, 0.75)
+    # Halves of what the processes say, however many passes each has.
+    assert 1 - found.pooled.speed_norm == pytest.approx((0.5 * 0.6) ** 0.5)
+    joined = first.joined(again)
+    assert [one.process for one in joined.passes] == [0, 0, 1, 1, 1]
+    assert [one.process for one in joined.reference] == [0, 0, 1, 1, 1]
+    assert found.pooled.high - found.pooled.low < found.again.high - found.again.low
+
+
+def test_questions_that_were_all_asked_before_are_not_called_held_out() -> None:
+    base = measured({0: 1.0, 1: 1.0}, 2.0)
+    first, again = measured({0: 1.0, 1: 0.0}, 1.0, 1.0), measured({0: 1.0, 1: 1.0}, 1.0, 1.0, 1.0)
+    found = judge((first, base), again, "b", base, competition)
+    assert found.held_out == {"kmmlu_pro": 0}
+    assert found.pooled.perf_norm == 1.0  # of those asked twice the second answer counts
+    assert judge(None, again, "b", base, competition).held_out == {}
+
+
+def test_a_confirmation_of_before_questions_were_held_out_still_loads(scored: Make) -> None:
+    record = again(scored(0, 0.58), 0.55)
+    old = record.model_dump(mode="json")
+    for name in ("first_baseline", "held_out"):
+        del old["confirmation"][name]
+    for part in (old["score"], old["confirmation"]["again"], old["confirmation"]["pooled"]):
+        del part["talk"], part["flags"]
+    assert TrialRecord.model_validate(old) == record

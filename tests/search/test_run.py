@@ -161,17 +161,22 @@ def check_that_finalists_are_measured_again(records: list[TrialRecord]) -> None:
 
 
 def check_confirmation(record: TrialRecord) -> None:
-    """Both raw measurements are there and the confirmed Score is that of their passes together."""
+    """Both raw measurements are there, of other questions; the confirmed Score is that of both together."""
     first, again = load_measurement("demo", record.number), load_again("demo", record.number)
     assert record.confirmation is not None and record.baseline is not None
     baseline = load_baseline("demo", record.baseline)
-    assert first is not None and again is not None and baseline is not None
+    base_again = load_baseline("demo", record.confirmation.baseline)
+    assert first is not None and again is not None and baseline is not None and base_again is not None
+    assert record.confirmation.first_baseline == record.baseline != record.confirmation.baseline
+    assert record.confirmation.held_out == {
+        name: len(questions) for name, questions in first.questions.items()
+    }
+    assert len(again.passes) == len(first.passes) + 1
     assert again.complete and again.passes[0].started > first.passes[-1].started
     assert again.probe == first.probe
-    assert record.confirmation.again == competition.score(again, baseline)
-    passes, reference = (*first.passes, *again.passes), (*first.reference, *again.reference)
-    together = again.model_copy(update={"passes": passes, "reference": reference})
-    assert record.confirmed == competition.score(together, baseline)
+    assert record.confirmation.again == competition.score(again, base_again)
+    together = competition.score(first.joined(again), baseline.joined(base_again))
+    assert record.confirmed == together
 
 
 def slower(timings: Mapping[str, Timing]) -> dict[str, Timing]:

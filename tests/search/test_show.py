@@ -55,7 +55,8 @@ def test_json_has_the_fields_scripts_rely_on(
     assert show.main(["--study", "demo", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     fields = "number state score low high perf_norm speed_norm config seconds reason"
-    fields += " tokens_per_answer baseline_tokens_per_answer confirmed best tie"
+    fields += " tokens_per_answer baseline_tokens_per_answer confirmed best tie again flags"
+    fields += " seconds_per_token baseline_seconds_per_token time_ratio benchmarks"
     assert [list(row) for row in rows] == [fields.split()] * 2
     assert (rows[0]["score"], rows[0]["perf_norm"], rows[0]["speed_norm"]) == (0.6, 0.9, 0.3)
     assert (rows[1]["state"], rows[1]["score"], rows[1]["reason"]) == ("pruned", None, "after speed")
@@ -79,7 +80,8 @@ def test_json_tells_the_first_and_the_confirmed_score_and_ties(
     assert [(row["best"], row["tie"]) for row in rows] == [(False, False), (False, True), (True, False)]
     show.main(["--study", "demo"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1][:8] == ["2", "complete", "best", "0.6000", "0.5900–0.6100", "0.5900", "±", "0.0050"]
+    assert lines[1][:5] == ["2", "complete", "best", "0.6000", "0.5900–0.6100"]
+    assert lines[1][5:11] == ["(0.5800", "±", "0.0100)", "0.5900", "±", "0.0050"]  # in brackets: not held out
     assert [line[2] for line in lines[2:]] == ["tie", "0.5500"]
 
 
@@ -94,6 +96,41 @@ def test_the_best_is_told_with_both_its_scores_and_what_ties_with_it(
         "best: trial 0, Score 0.5900 ± 0.0050 (first 0.6000, again 0.5800); "
         "not known to be better than trial 1"
     )
+    held_out = confirmation.model_copy(update={"held_out": {"kmmlu_pro": 36, "ko_longrag": 18}})
+    told = show.best_told([records[0].model_copy(update={"confirmation": held_out})])
+    assert told is not None and "(first 0.6000, on 54 held-out questions 0.5800)" in told
+
+
+def test_the_second_score_is_shown_with_the_questions_that_were_held_out(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    confirmation = confirmed(again=0.58, pooled=0.59).model_copy(update={"held_out": {"kmmlu_pro": 36}})
+    save_trial("demo", scored(2, 0.6).model_copy(update={"confirmation": confirmation}))
+    show.main(["--study", "demo", "--json"])
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert row["again"] == {"value": 0.58, "low": 0.57, "high": 0.59, "held_out": {"kmmlu_pro": 36}}
+    show.main(["--study", "demo"])
+    heading, line = capsys.readouterr().out.splitlines()
+    assert "held out" in heading
+    assert line.split()[5:11] == ["0.5800", "±", "0.0100", "0.5900", "±", "0.0050"]
+
+
+def test_a_flagged_best_is_called_so_wherever_the_best_is_told(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = scored(3, 0.6)
+    assert record.score is not None
+    flag = "kmmlu_pro: 31.2 tokens an answer, the baseline 16.4"
+    flagged = record.model_copy(update={"score": record.score.model_copy(update={"flags": (flag,)})})
+    save_trial("demo", flagged)
+    assert flag in (show.best_told([flagged]) or "")
+    show.main(["--study", "demo"])
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split()[2:4] == ["best", "flagged"] and flag in " ".join(line.split())
+    show.main(["--study", "demo", "--json"])
+    assert json.loads(capsys.readouterr().out)["flags"] == [flag]
+    status.main(["--study", "demo"])
+    assert f"best 0.6000 (trial 3); flagged: {flag}" in capsys.readouterr().out
 
 
 def test_another_objective_scores_both_measurements_again(
@@ -119,7 +156,8 @@ def test_another_objective_scores_both_measurements_again(
     assert found.confirmation is not None and found.confirmed is not None
     assert found.confirmation.again == competition.score(again, baseline)
     assert found.confirmation.again.value < found.confirmed.value < found.score.value
-    elsewhere = found.confirmation.model_copy(update={"baseline": "c"})  # not to be pooled with the first
+    # Made beside another engine's baseline, so not to be pooled with the first.
+    elsewhere = found.confirmation.model_copy(update={"baseline": "c", "first_baseline": None})
     save_baseline("demo", "c", baseline)
     save_trial("demo", record.model_copy(update={"confirmation": elsewhere}))
     show.main(["--study", "demo", "--objective", "competition", "--trial", "4"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,6 @@ from squeeze.data.sets import Row, load_rows
 from squeeze.errors import CandidateError, SetupError
 from squeeze.forkserver import classified
 from squeeze.records import Question, Sampled, Timing
-
-QUESTIONS_SEED = 42
-"""Draws which questions are asked, and in which order, so that a first block is a fair sample."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +95,9 @@ class Engine:
         seconds = {}
         began = time.perf_counter()
         tell({"stage": "data"})
-        for name, count in self._workload.questions.items():
+        for name in self._workload.questions:
             rows = load_rows(name, self._workload.data)
-            count = len(rows) if count is None else min(count, len(rows))
-            drawn = random.Random(QUESTIONS_SEED).sample(range(len(rows)), count)
-            self._rows[name] = [(index, rows[index]) for index in drawn]
+            self._rows[name] = [(index, rows[index]) for index in self._workload.drawn(name, len(rows))]
         secret.forget(secret.HUB)  # the data is there: nothing that vLLM starts needs it
         seconds["data"] = time.perf_counter() - began
         began = time.perf_counter()
@@ -203,10 +197,7 @@ def graph_sizes(workload: Workload, counts: Mapping[str, int]) -> list[int] | No
     of one question 6 % (H200, 64 tokens an answer). Where more questions are asked in one go than are
     answered at once, prompts are read beside answers all along, and vLLM's own sizes are taken.
     """
-    most = max(
-        max(block := workload.block(count), count - block, min(workload.probe, count))
-        for count in counts.values()
-    )
+    most = max(counts.values())
     at_once = workload.engine.max_num_seqs or SEQUENCES
     if most > at_once:
         return None

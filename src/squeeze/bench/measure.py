@@ -43,14 +43,17 @@ class Bench:
         machine = [target.device, target.name, target.memory_bytes, os.cpu_count()]
         return digest([model_key, self.workload.key, versions(), machine])
 
-    def measure_baseline(self, *, tell: Tell = silent) -> Measurement:
+    def measure_baseline(self, *, tell: Tell = silent, once: bool = False) -> Measurement:
         """Measure the baseline; the complete Measurement, without reference passes.
 
-        Raises SetupError when it cannot be served, CandidateError when it does not answer.
+        once: end after the first pass, at rung ``rest``, where its answers alone are wanted. Raises
+        SetupError when it cannot be served, CandidateError when it does not answer.
         """
         served = self._reference.serve(tell)
         try:
-            *_, measured = _rungs(served, self._base, self.workload, None, {}, tell)
+            for measured in _rungs(served, self._base, self.workload, None, {}, tell):
+                if once and measured.rung == "rest":
+                    break
             tokens = self.workload.divergence
             said = served.say(tokens[-1]) if tokens else ()
         finally:
@@ -137,11 +140,13 @@ def _rungs(
 
     def ask(lap: _Lap, parts: Sequence[Slice], repeat: int, into: _Answers | None) -> None:
         nonlocal turn
-        for part in parts:
-            turn += 1
+        turn += 1
+        for place, part in enumerate(parts):
             other = None
-            # Who comes first changes from slice to slice, so that a drift hits both alike.
-            if reference is not None and turn % 2:
+            # Who comes first changes from slice to slice and, for one benchmark, from pass to pass: what is
+            # gained or lost by coming second must not always fall to the same one.
+            first = (turn + place) % 2 == 0
+            if reference is not None and first:
                 other = reference.time(part, repeat)
             if into is not None:
                 questions, mine = served.answer(part, tell)
@@ -150,7 +155,7 @@ def _rungs(
                 _refuse_empty(part.benchmark, found)
             else:
                 mine = served.time(part, tell)
-            if reference is not None and not turn % 2:
+            if reference is not None and not first:
                 other = reference.time(part, repeat)
             _add(lap.mine, part, mine)
             if other is not None:
@@ -204,7 +209,7 @@ def _rungs(
         yield measurement("rest", probes, laps)
     for repeat in range(1, workload.repeats):
         laps.append(_Lap())
-        ask(laps[-1], (*slices.block, *slices.rest), repeat, None)
+        ask(laps[-1], slices.timed(repeat), repeat, None)
     yield measurement("repeats", probes, laps)
 
 

@@ -106,7 +106,7 @@ class Bracketed:
                 for part in slices.probe:
                     self._times[part, repeat] = served.time(part)
             for repeat in range(self._workload.repeats):
-                for part in (*slices.block, *slices.rest):
+                for part in slices.timed(repeat):
                     self._times[part, repeat] = served.time(part)
         except CandidateError as error:
             raise SetupError(f"the baseline can no longer be served: {error}") from error

@@ -36,12 +36,14 @@ class Slice:
 class Slices:
     """The questions of a workload cut into what is asked in one go.
 
-    Every timed pass asks ``block`` and then ``rest``, so that all passes have the same batches.
+    The first timed pass asks ``block`` and then ``rest``, to end a hopeless candidate early; every later one
+    asks ``whole``, as the contest does. Passes of the same place are alike, whoever's they are.
     """
 
     probe: tuple[Slice, ...]
     block: tuple[Slice, ...]
     rest: tuple[Slice, ...]
+    whole: tuple[Slice, ...]
 
     @classmethod
     def of(cls, workload: Workload, counts: Mapping[str, int], lengths: Mapping[str, int]) -> Slices:
@@ -53,7 +55,12 @@ class Slices:
             ),
             block=tuple(Slice(name, 0, block) for name, block in blocks.items()),
             rest=tuple(Slice(name, block, counts[name]) for name, block in blocks.items()),
+            whole=tuple(Slice(name, 0, count) for name, count in counts.items()),
         )
+
+    def timed(self, repeat: int) -> tuple[Slice, ...]:
+        """What the timed pass of that number asks, from 0."""
+        return self.whole if repeat else (*self.block, *self.rest)
 
 
 class Served:

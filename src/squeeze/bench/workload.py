@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping
 from functools import cached_property
 from math import ceil
@@ -41,20 +42,22 @@ class EngineArguments(Part):
 class Workload(Part):
     """The questions that a model is asked, and how it is served and timed meanwhile.
 
-    data: ``"hub"`` or a folder of local files. questions: benchmark -> how many, None = all; which ones is
-    drawn once with a fixed seed. max_tokens: cap of one answer; None = the benchmark's own (quick) cap.
-    first_block: the share of the questions that is asked, and may end a candidate, before the rest.
-    probe: questions of each benchmark in the speed probe, where an answer is as long as the baseline's mean
-    one. probe_tokens: the most tokens of an answer there. probes: passes of the probe. divergence: tokens of
-    the baseline's own words over which a candidate's divergence from it is taken, at first and then in all;
-    none: it is not. repeats: timed
-    passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
-    one benchmark's block or rest.
+    data: ``"hub"`` or a folder of local files. questions: benchmark -> how many, None = all. draw: the seed
+    of which ones, and in what order. after: benchmark -> questions of an earlier measurement with the same
+    draw, which are asked only when no others are left. max_tokens: cap of one answer; None = the benchmark's
+    own (quick) cap. first_block: the share of the questions that is asked, and may end a candidate, before
+    the rest. probe: questions of each benchmark in the speed probe, where an answer is as long as the
+    baseline's mean one. probe_tokens: the most tokens of an answer there. probes: passes of the probe.
+    divergence: tokens of the baseline's own words over which a candidate's divergence from it is taken, at
+    first and then in all; none: it is not. repeats: timed passes over everything. start_deadline_s,
+    part_deadline_s: for an engine's start, and for the answers to what is asked of one benchmark in one go.
     """
 
     name: str
     data: str = HUB
     questions: Mapping[str, int | None]
+    draw: int = 42
+    after: Mapping[str, int] = {}
     max_tokens: int | None = Field(None, ge=1)
     first_block: float = Field(0.25, gt=0, lt=1)
     probe: int = Field(8, ge=1)
@@ -111,6 +114,31 @@ class Workload(Part):
                 )
             found[name] = hashlib.sha256(present.read_bytes()).hexdigest()
         return found
+
+    def drawn(self, benchmark: str, rows: int) -> list[int]:
+        """Which of a benchmark's ``rows`` rows are asked, in that order: a first block is a fair sample."""
+        most = self.questions[benchmark]
+        count = rows if most is None else min(most, rows)
+        if not (before := min(self.after.get(benchmark, 0), rows)):
+            return random.Random(self.draw).sample(range(rows), count)
+        asked = random.Random(self.draw).sample(range(rows), before)
+        others = sorted(set(range(rows)).difference(asked))
+        return [*random.Random(self.draw).sample(others, len(others)), *asked][:count]
+
+    @property
+    def final(self) -> Workload:
+        """What finalists are asked: as many other questions, as far as there are any, and one more repeat."""
+        asked = {name: count for name, count in self.questions.items() if count is not None}
+        # Not model_copy, which copies the key too, once it was asked for.
+        return Workload.model_validate(
+            self.model_dump()
+            | {
+                "name": f"{self.name}, final",
+                "after": asked,
+                "divergence": None,
+                "repeats": self.repeats + 1,
+            }
+        )
 
     def block(self, count: int) -> int:
         """How many of ``count`` questions are in the first block; at least 1, never all."""
