@@ -135,7 +135,11 @@ def _print_table(measured: Measurement, baseline: Measurement | None, score: Sco
         table.add_row("SpeedNorm", f"{score.speed_norm:+.4f}", "+0.0000")
         table.add_row("Score", f"{score.value:.4f}", "0.5000")
         table.add_row("Score, 90 % interval", f"{score.low:.4f}–{score.high:.4f}", "")
+        if (ratio := score.parts.get("time_ratio")) is not None:
+            table.add_row("time for the same questions", f"{ratio:.4f}", "1.0000")
     console.print(table)
+    for flag in score.flags if score else ():
+        console.print(f"flagged: its speed may be talk: {flag}")
 
 
 class _Talk:
