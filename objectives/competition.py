@@ -173,9 +173,11 @@ def _spread(measurement: Measurement, baseline: Measurement) -> float:
     """The standard deviation of the logarithm of a time per token between passes made one after the other.
 
     Pooled over the groups of like passes that are known; a drift between the groups does not count, since it
-    hits a candidate and the baseline beside it alike. 0 when no group has two passes.
+    hits a candidate and the baseline beside it alike. The first pass over the questions is none of them: its
+    batches are smaller. 0 when no group has two passes.
     """
-    groups = (baseline.passes, measurement.reference, measurement.probe_reference, measurement.probe)
+    later = baseline.passes[1:], measurement.reference[1:]
+    groups = (*later, measurement.probe_reference, measurement.probe)
     logs = [[log(timed.seconds_per_token) for timed in group] for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in logs)
     return sqrt(sum((len(group) - 1) * variance(group) for group in logs) / freedom) if freedom else 0.0

@@ -155,6 +155,13 @@ def test_on_a_busy_machine_one_slow_pass_prunes_nothing() -> None:
     assert competition.optimistic(unlucky, busy) > 0.6
 
 
+def test_smaller_batches_in_the_first_pass_are_not_taken_for_noise() -> None:
+    scores = {"kmmlu_redux": half(90, 100)}
+    base = measurement(scores, 3e-4, 2.01e-4, 1.99e-4)  # the first pass asks in two goes
+    slow = measurement(scores, 1.95e-4, reference=(2e-4,), rung="rest")
+    assert competition.optimistic(slow, base) < 0.55
+
+
 def test_a_drift_since_the_baseline_was_measured_does_not_stop_pruning() -> None:
     scores = {"kmmlu_redux": half(90, 100)}
     long_ago = measurement(scores, 6e-4, 6.01e-4, 5.99e-4)
