@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.close(descriptor)
     log = Path(name)
     score = None
-    with _Talk() as talk, Bench(workload, base, target, log=log) as bench:
+    with Talk() as talk, Bench(workload, base, target, log=log) as bench:
         talk.about("baseline" if arguments.baseline else model.name)
         baseline = measured = bench.measure_baseline(tell=talk.tell)
         if arguments.baseline:
@@ -142,7 +142,7 @@ def _print_table(measured: Measurement, baseline: Measurement | None, score: Sco
         console.print(f"flagged: its speed may be talk: {flag}")
 
 
-class _Talk:
+class Talk:
     """Progress on stderr: a live line in a terminal, a plain line for each step elsewhere."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class _Talk:
         if self._console.is_terminal:
             self._status.update(f"{self._subject}: {event.get('stage', '')}")
 
-    def __enter__(self) -> _Talk:
+    def __enter__(self) -> Talk:
         if self._console.is_terminal:
             self._status.start()
         return self

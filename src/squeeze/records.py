@@ -7,6 +7,7 @@ changed and applied again without any engine.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import exp, inf
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -108,6 +109,30 @@ class Divergence(Record):
     error: float
 
 
+class Perplexity(Record):
+    """How likely a model finds text: mean negative log-probability of its ``tokens``, nats; its error."""
+
+    tokens: int
+    mean: float
+    error: float
+
+    @property
+    def value(self) -> float:
+        """The perplexity itself; infinite where it is beyond what a float holds."""
+        return exp(self.mean) if self.mean < 700 else inf
+
+
+class Alike(Record):
+    """How alike a model's answers are to the baseline's: means over so many answers, each 0 to 1.
+
+    similarity: see ``squeeze.bench.alike.similarity``. exact: share of the answers that are the same text.
+    """
+
+    answers: int
+    similarity: float
+    exact: float
+
+
 Rung = Literal["speed", "divergence", "divergence_more", "block", "rest", "repeats"]
 
 
@@ -122,7 +147,8 @@ class Measurement(Record):
     of the baseline over the same questions, timed in between; empty for the baseline itself. probe,
     probe_reference: likewise, over the probe's few questions, every answer of the same given length; none for
     the baseline. sampled: what the baseline said; its own measurement has it. divergence: a candidate's from
-    that. seconds: phase (start, generate, …) -> s.
+    that. perplexity: of held-out text, where the workload asks for it. seconds: phase (start, generate, …)
+    -> s.
     """
 
     model: str
@@ -137,6 +163,7 @@ class Measurement(Record):
     probe_reference: tuple[Pass, ...] = ()
     sampled: tuple[Sampled, ...] = ()
     divergence: Divergence | None = None
+    perplexity: Perplexity | None = None
     seconds: Mapping[str, float] = {}
 
     def joined(self, later: Measurement) -> Measurement:

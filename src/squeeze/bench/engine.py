@@ -13,9 +13,11 @@ from typing import Any
 from squeeze import secret
 from squeeze.bench import tasks
 from squeeze.bench.divergence import likelihoods, say
+from squeeze.bench.perplexity import perplexity
 from squeeze.bench.resolved import resolved, versions
 from squeeze.bench.workload import Workload
 from squeeze.child import Event
+from squeeze.data.held_out import held_out
 from squeeze.data.sets import Row, load_rows
 from squeeze.errors import CandidateError, SetupError
 from squeeze.forkserver import classified
@@ -65,6 +67,11 @@ class Weigh:
     said: tuple[Sampled, ...]
 
 
+@dataclass(frozen=True)
+class Read:
+    """How likely the assistant's words of the held-out text are. Its answer is a ``Perplexity`` or None."""
+
+
 class Engine:
     """The handler: ``Start``, then any number of the others.
 
@@ -77,9 +84,10 @@ class Engine:
         self._workload = workload
         self._llm: Any = None
         self._rows: dict[str, list[tuple[int, Row]]] = {}
+        self._held_out: list[list[dict[str, str]]] = []
         self._prompts: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
 
-    def __call__(self, request: Start | Generate | Say | Weigh, tell: Callable[[Event], None]) -> Any:
+    def __call__(self, request: Start | Generate | Say | Weigh | Read, tell: Callable[[Event], None]) -> Any:
         if isinstance(request, Start):
             return self._start(tell)
         if isinstance(request, Say):
@@ -88,6 +96,9 @@ class Engine:
         if isinstance(request, Weigh):
             tell({"stage": "divergence"})
             return likelihoods(self._llm, request.said, self._question)
+        if isinstance(request, Read):
+            tell({"stage": "perplexity"})
+            return perplexity(self._llm, self._held_out)
         tell({"stage": request.benchmark, "questions": request.stop - request.start})
         return self._generate(request)
 
@@ -98,6 +109,8 @@ class Engine:
         for name in self._workload.questions:
             rows = load_rows(name, self._workload.data)
             self._rows[name] = [(index, rows[index]) for index in self._workload.drawn(name, len(rows))]
+        if self._workload.perplexity:
+            self._held_out = held_out(self._workload.data, self._workload.perplexity)
         secret.forget(secret.HUB)  # the data is there: nothing that vLLM starts needs it
         seconds["data"] = time.perf_counter() - began
         began = time.perf_counter()

@@ -18,7 +18,7 @@ from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import Workload
 from squeeze.config import digest
 from squeeze.errors import CandidateError
-from squeeze.records import Measurement, Pass, Question, Rung, Sampled, Timing
+from squeeze.records import Measurement, Pass, Perplexity, Question, Rung, Sampled, Timing
 from squeeze.target import Target
 
 
@@ -181,6 +181,7 @@ def _rungs(
             probe=tuple(lap.timed for lap in probes),
             probe_reference=tuple(timed for lap in probes for timed in lap.reference),
             divergence=divergence(said[: len(weighed)], weighed) if weighed else None,
+            perplexity=perplexity,
             seconds={
                 **served.seconds,
                 "generate": generating,
@@ -189,6 +190,7 @@ def _rungs(
         )
 
     engine: dict[str, Any] = {"given": workload.engine.model_dump(mode="json"), **served.engine}
+    perplexity: Perplexity | None = None
     probes: list[_Lap] = []
     weighed: list[tuple[float, ...]] = []
     for repeat in range(workload.probes if slices.probe else 0):
@@ -210,6 +212,8 @@ def _rungs(
     for repeat in range(1, workload.repeats):
         laps.append(_Lap())
         ask(laps[-1], slices.timed(repeat), repeat, None)
+    if workload.perplexity:
+        perplexity = served.perplexity(tell)
     yield measurement("repeats", probes, laps)
 
 

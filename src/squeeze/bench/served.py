@@ -9,11 +9,11 @@ from pathlib import Path
 
 from squeeze import secret
 from squeeze.bench import slot
-from squeeze.bench.engine import Engine, Generate, Say, Start, Started, Weigh, cache_folder
+from squeeze.bench.engine import Engine, Generate, Read, Say, Start, Started, Weigh, cache_folder
 from squeeze.bench.workload import Workload
 from squeeze.child import Child, Event
 from squeeze.data.sets import HUB
-from squeeze.records import Question, Sampled, Timing
+from squeeze.records import Perplexity, Question, Sampled, Timing
 
 Tell = Callable[[Event], None]
 
@@ -128,6 +128,12 @@ class Served:
         found: list[tuple[float, ...]] = self._child.call(
             request, deadline_s=self._workload.part_deadline_s, tell=tell
         )
+        return found
+
+    def perplexity(self, tell: Tell = silent) -> Perplexity | None:
+        """The perplexity of the workload's held-out text; None when it has none."""
+        found = self._child.call(Read(), deadline_s=self._workload.part_deadline_s, tell=tell)
+        assert found is None or isinstance(found, Perplexity)
         return found
 
     @property

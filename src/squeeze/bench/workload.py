@@ -49,8 +49,10 @@ class Workload(Part):
     the rest. probe: questions of each benchmark in the speed probe, where an answer is as long as the
     baseline's mean one. probe_tokens: the most tokens of an answer there. probes: passes of the probe.
     divergence: tokens of the baseline's own words over which a candidate's divergence from it is taken, at
-    first and then in all; none: it is not. repeats: timed passes over everything. start_deadline_s,
-    part_deadline_s: for an engine's start, and for the answers to what is asked of one benchmark in one go.
+    first and then in all; none: it is not. perplexity: rows of held-out text (``squeeze.data.held_out``) over
+    which a model's perplexity is taken; none: it is not. repeats: timed passes over everything.
+    start_deadline_s, part_deadline_s: for an engine's start, and for the answers to what is asked of one
+    benchmark in one go.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Workload(Part):
     probe_tokens: int = Field(32, ge=1)
     probes: int = Field(2, ge=1)
     divergence: tuple[int, int] | None = (2048, 16_384)
+    perplexity: int | None = Field(None, ge=1)
     repeats: int = Field(3, ge=1)
     start_deadline_s: float = Field(900, gt=0)
     part_deadline_s: float = Field(1200, gt=0)

@@ -49,7 +49,8 @@ def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequenc
     """Load the rows of a data set, in their stored order.
 
     name: a key of ``SETS``. source: ``"hub"``, or a folder that holds ``<name>.parquet`` or
-    ``<name>.jsonl`` with the hub's columns. limit: at most that many rows, from the start.
+    ``<name>.jsonl`` with the hub's columns. limit: at most that many rows, from the start; a
+    negative one: from the end.
 
     Raises ConfigError for an unknown set, a missing file or a missing column, SetupError when the
     hub cannot be reached or the set is gated.
@@ -61,7 +62,7 @@ def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequenc
 
     datasets.disable_progress_bars()
     if source == HUB:
-        split = spec.split if limit is None else f"{spec.split}[:{limit}]"
+        split = spec.split if limit is None else f"{spec.split}[{f':{limit}' if limit > 0 else f'{limit}:'}]"
         try:
             table = datasets.load_dataset(spec.hub_id, spec.config, split=split)
         except Exception as error:
@@ -80,8 +81,8 @@ def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequenc
         raise ConfigError(
             f"{name} must have the columns {', '.join(spec.columns)}; {source} lacks {', '.join(missing)}"
         )
-    count = len(table) if limit is None else min(limit, len(table))
-    return [table[index] for index in range(count)]
+    rows = range(len(table))
+    return [table[index] for index in (rows[limit:] if limit and limit < 0 else rows[:limit])]
 
 
 def _local_table(name: str, folder: Path) -> Any:

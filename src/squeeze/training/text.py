@@ -107,7 +107,7 @@ def prepare(folder: Path, text: Calibration, data: str) -> Text:
     found = (messages for row in rows if (messages := conversation(row)) is not None)
     documents: list[tuple[list[int], list[int]]] = []
     dropped = 0
-    for document in _documents(tokenizer, found, text.length):
+    for document in tokenized(tokenizer, found, text.length):
         if document is None:
             dropped += 1
             continue
@@ -193,10 +193,10 @@ def _by_marks(
     return spans if len(spans) == sum(message["role"] == "assistant" for message in messages) else None
 
 
-def _documents(
+def tokenized(
     tokenizer: Any, conversations: Iterator[list[dict[str, str]]], length: int
 ) -> Iterator[tuple[list[int], list[int]] | None]:
-    """Each conversation's ids and labels, cut to ``length``; None for one of which nothing is learned."""
+    """Each conversation's ids and labels (see ``Rows``), cut to ``length``; None where nothing is learned."""
     while True:
         batch = [
             pieces(tokenizer, messages) for messages, _ in zip(conversations, range(_PIECES), strict=False)
