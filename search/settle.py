@@ -182,4 +182,6 @@ def _attributes(record: TrialRecord) -> dict[str, str | float]:
         attributes["SpeedNorm"] = record.score.speed_norm
         attributes["Score interval"] = f"{record.score.low:.4f} to {record.score.high:.4f}"
         attributes.update(record.score.parts)
+        if record.score.flags:
+            attributes["flagged"] = "; ".join(record.score.flags)
     return attributes
