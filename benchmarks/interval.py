@@ -8,7 +8,8 @@ repeat measures both with the search's own code: fresh processes, the baseline b
 value of a candidate is its Score from all repeats together: all their questions, all their passes.
 
 Every measurement is stored under --out as soon as it is made, and what is there is not made again: the same
-command goes on, or judges what is there again by other assumptions. --minutes ends it early, with what there is. --quick: two repeats with few questions.
+command goes on, or judges again what is there. --minutes ends it early, with what there is. --quick: two
+repeats with few questions.
 
 The last line on stdout is JSON. coverage: the share of the stated 90 % intervals of Score that hold the
 pooled value, over both candidates; by_candidate: each one's, of Score, PerfNorm (questions alone) and
