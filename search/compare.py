@@ -9,6 +9,7 @@ similarity     share of words in common with the base's answer, in order (diffli
 exact_match    share of answers that are the base's to the letter
 non_empty      share of answers with any text
 tokens         generated tokens of the mean answer
+flags          what makes the speedup doubtful: more talk than the base's, answers cut off or in a loop
 perplexity     of the assistant's turns in held-out conversations: the last --held-out rows of the chat set,
                but for those that a calibration reads (its first 4,000 rows)
 
@@ -131,10 +132,10 @@ def write_csv(path: Path, rows: Sequence[Compared]) -> None:
     from search.records import write_whole
 
     text = io.StringIO()
-    columns = ("model", *FIGURES, "failed", "reason")
+    columns = ("model", *FIGURES, "flags", "failed", "reason")
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.plain() for row in rows)
+    writer.writerows(row.plain() | {"flags": "; ".join(row.flags)} for row in rows)
     write_whole(path, text.getvalue())
 
 
@@ -151,7 +152,7 @@ def print_table(rows: Sequence[Compared]) -> None:
     headers = ("speedup", "90 % interval", "similarity", "exact", "non-empty", "tokens", "perplexity")
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("failed", no_wrap=True)
+    table.add_column("", no_wrap=True)
 
     def shown(figure: float | None, form: str) -> str:
         return "" if figure is None else format(figure, form)
@@ -168,9 +169,12 @@ def print_table(rows: Sequence[Compared]) -> None:
             shown(row.non_empty, ".3f"),
             shown(row.tokens, ".1f"),
             shown(row.perplexity, ".3f"),
-            row.failed or "",
+            row.failed or ("flagged" if row.flags else ""),
         )
     console.print(table)
+    for row in rows:
+        for flag in row.flags:
+            console.print(printable(f"{row.model}: flagged: its speed may be talk: {flag}"))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 from squeeze.bench.alike import alike
 from squeeze.bench.stats import between, ratio_interval
+from squeeze.bench.verbosity import flags
 from squeeze.records import Measurement, Question, Record
 
 CONFIDENCE = 0.90
@@ -32,7 +33,8 @@ class Compared(Record):
     speedup: the base's time per token over the model's, with its 90 % interval. similarity, exact_match,
     non_empty: means over all answers, 0 to 1; see ``squeeze.bench.alike``. tokens: of the mean answer.
     perplexity: of held-out text. benchmarks: benchmark -> its own similarity, exact_match, non_empty, tokens
-    and number of answers. failed, reason: the class and the words of a failure.
+    and number of answers. flags: what makes the speedup doubtful, see ``squeeze.bench.verbosity``. failed,
+    reason: the class and the words of a failure.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Compared(Record):
     tokens: float | None = None
     perplexity: float | None = None
     benchmarks: Mapping[str, Mapping[str, float]] = {}
+    flags: tuple[str, ...] = ()
     failed: str | None = None
     reason: str | None = None
 
@@ -64,6 +67,7 @@ def compared(name: str, measurement: Measurement, baseline: Measurement) -> Comp
     row = _answers(name, measurement, baseline)
     return row.model_copy(
         update={
+            "flags": flags(measurement, baseline),
             "speedup": _inverse(ratio),
             "speedup_low": _inverse(high),
             "speedup_high": _inverse(low),

@@ -66,6 +66,19 @@ def test_the_base_is_like_itself() -> None:
     assert row.speedup_low is None
 
 
+def test_a_model_that_talks_more_is_flagged_in_table_and_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wordy = measured("m", ("하나 둘", "셋", "넷"), seconds=2.0)
+    longer = [one.model_copy(update={"tokens": 20 + one.index}) for one in wordy.questions["kmmlu_redux"]]
+    row = compared("m", wordy.model_copy(update={"questions": {"kmmlu_redux": tuple(longer)}}), BASE)
+    assert "tokens an answer" in row.flags[0]
+    compare.print_table([row])
+    assert capsys.readouterr().out.count("flagged") == 2
+    compare.write_csv(tmp_path / "rows.csv", [row])
+    assert "tokens an answer" in next(csv.DictReader((tmp_path / "rows.csv").open()))["flags"]
+
+
 def test_what_is_not_finite_is_null() -> None:
     endless = measured("m", ("a",), seconds=1.0, nats=1000.0)
     row = compared("m", endless, BASE).plain()
