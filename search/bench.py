@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.cli import command_parser, run_command
+from search.cli import command_parser, run_command, tables
 
 if TYPE_CHECKING:
     from squeeze.records import Measurement, Score
@@ -103,10 +103,9 @@ def _plain(measured: Measurement, baseline: Measurement | None, score: Score | N
 def _print_table(measured: Measurement, baseline: Measurement | None, score: Score | None) -> None:
     from statistics import median
 
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = tables(sys.stdout, 120)
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = [measured] if baseline is None else [measured, baseline]
     table.add_column("")

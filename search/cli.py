@@ -9,9 +9,12 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from squeeze.errors import ConfigError, SqueezeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -50,6 +53,18 @@ def printable(text: str) -> str:
     Names, reasons and answers come from models and libraries. Tabs and line ends stay, and JSON stays JSON.
     """
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def tables(file: IO[str], width: int) -> Console:
+    """Where tables are printed: as wide as the terminal, ``width`` elsewhere. Nothing in them is markup."""
+    from rich.console import Console
+
+    class Tables(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would leave with 1, where `| head` has all that it wanted
+
+    shown = None if file.isatty() else width
+    return Tables(file=file, width=shown, highlight=False, markup=False)
 
 
 _interrupts = 0

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.cli import command_parser, natural, printable, run_command
+from search.cli import command_parser, natural, printable, run_command, tables
 
 if TYPE_CHECKING:
     from search.compared import Compared
@@ -141,12 +141,9 @@ def write_csv(path: Path, rows: Sequence[Compared]) -> None:
 
 def print_table(rows: Sequence[Compared]) -> None:
     """Print the rows that there are."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(
-        file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False, markup=False
-    )
+    console = tables(sys.stdout, 160)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
     headers = ("speedup", "90 % interval", "similarity", "exact", "non-empty", "tokens", "perplexity")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from search.cli import command_parser, natural, run_command, share
+from search.cli import command_parser, natural, run_command, share, tables
 from search.pairs import NOTHING, LocalScore, Pair, load_pairs, local_score, parse_family, save_pairs
 from search.records import best_first, check_name, load_trials, study_folder
 from squeeze.errors import ConfigError
@@ -245,7 +245,6 @@ def _print_forecasts(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -254,8 +253,7 @@ def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(header, justify="left" if words else "right", no_wrap=header != "note")
     for row in rows:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+    tables(sys.stdout, 200).print(table)
 
 
 def _told(pair: Pair) -> str:

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from squeeze.config import CompressionConfig
 from squeeze.errors import ConfigError, FailureClass, SetupError
 from squeeze.records import Artifact, Estimate, Measurement, Record, Score
@@ -21,6 +19,9 @@ STUDIES = Path("studies")
 MODELS = Path("models")
 CACHE = ".cache"
 """The folder of ``MODELS`` where outputs of stages are kept, for all studies."""
+
+_LONGEST_NAME = 200
+"""Bytes of a study's name: with what is added to it, it is a file's name still."""
 
 State = Literal["complete", "pruned", "failed"]
 
@@ -117,7 +118,7 @@ def load_trials(study: str) -> list[TrialRecord]:
     for path in sorted((study_folder(study) / "trials").glob("[0-9]*.json")):
         try:
             records.append(TrialRecord.model_validate_json(path.read_text(encoding="utf-8")))
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:  # ValidationError is one, and so is what is no UTF-8
             raise SetupError(
                 f"a trial's record must be readable; {path}: {str(error).splitlines()[0]}; "
                 f"move it away to go on without it"
@@ -189,7 +190,7 @@ def read_measurement(path: Path) -> Measurement | None:
     """A stored measurement; None when there is none that can be read."""
     try:
         return Measurement.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 
@@ -218,6 +219,8 @@ def check_name(study: str) -> str:
     """The name of a study, once it is known to be fit for a file name. Raises ConfigError."""
     if not study or not all(char.isalnum() or char in "-_." for char in study) or study.startswith("."):
         raise ConfigError(f"a study's name has letters, digits, '-', '_' and '.'; got {study!r}")
+    if len(study.encode()) > _LONGEST_NAME:
+        raise ConfigError(f"a study's name has at most {_LONGEST_NAME} bytes; got {len(study.encode())}")
     if study.endswith("-pareto"):
         raise ConfigError(f"a study's name must not end in '-pareto', its mirror's ending; got {study!r}")
     return study

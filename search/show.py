@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from search.cli import command_parser, positive, printable, run_command
+from search.cli import command_parser, positive, printable, run_command, tables
 
 if TYPE_CHECKING:
     from objectives import Objective
@@ -132,7 +132,6 @@ def ranked(records: list[TrialRecord]) -> list[TrialRecord]:
 
 def print_table(records: list[TrialRecord], places: Mapping[int, str], file: IO[str]) -> None:
     """All trials, the scored ones first, best on top. places: of ``search.records.standing``."""
-    from rich.console import Console
     from rich.table import Table
 
     from search.progress import compression
@@ -154,7 +153,7 @@ def print_table(records: list[TrialRecord], places: Mapping[int, str], file: IO[
             f"{sum(record.seconds.values()):.0f}",
             printable(record.reason or "; ".join(flags(record))),
         )
-    Console(file=file, width=None if file.isatty() else 200, highlight=False, markup=False).print(table)
+    tables(file, 200).print(table)
 
 
 def _figures(record: TrialRecord) -> tuple[str, ...]:

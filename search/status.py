@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     arguments = parser().parse_args(argv)
     from search.records import STUDIES, check_name
-    from squeeze.errors import ConfigError
+    from squeeze.errors import ConfigError, SetupError
 
     if arguments.study:
         names = [check_name(arguments.study)]
@@ -41,10 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(
                 f"no study in {STUDIES}; begin one with `python -m search.run --trials 40`", file=sys.stderr
             )
+    code = 0
     for name in names:
-        state = study_state(name)
+        try:
+            state = study_state(name)
+        except SetupError as error:  # of one study; the others can be told all the same
+            print(printable(f"error: {name}: {' '.join(str(error).split())}"), file=sys.stderr)
+            code = error.exit_code
+            continue
         print(printable(json.dumps(state, ensure_ascii=False) if arguments.json else _line(state)))
-    return 0
+    return code
 
 
 def study_state(name: str) -> dict[str, Any]:
@@ -70,10 +76,10 @@ def _running(path: Path) -> dict[str, Any] | None:
     """What the search that writes that file does now; None when it has not begun or has ended."""
     try:
         live: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        live.pop("owner", None)
+        live["for_s"] = round(time.time() - live.pop("since"), 1)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # somebody else's file
         return None
-    live.pop("owner", None)
-    live["for_s"] = round(time.time() - live.pop("since"), 1)
     return live
 
 
