@@ -13,7 +13,8 @@ within (standard deviation of a pass, relative, the first left out), between (of
 (the first pass over the others' median), and a_a: protocol -> median and 90th percentile of |SpeedNorm| of
 the model against itself, over all pairs of disjoint groups of the processes measured. A protocol is so many
 processes a side, by the median of their passes, the first dropped or not. clocks and reasons of every
-process are there too.
+process are there too. in_turn: SpeedNorm of a copy of the model, measured as a search measures a candidate,
+in fresh processes each time (on a GPU with room for two engines: timed in turn with the unchanged model).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -30,10 +32,16 @@ from pathlib import Path
 from statistics import mean, pstdev, stdev
 from typing import Any
 
-from parts import LONG, MIX, SHORT, Book, Watch, about, make_models, make_questions, middle, mixed, say
+from parts import LONG, SHORT, Book, Watch, about, make_models, make_questions, middle, mixed, say
 
 from squeeze import child
+from squeeze.bench.measure import Bench
 from squeeze.bench.served import Served, Slice
+from squeeze.bench.stats import between, time_ratio
+from squeeze.bench.workload import Workload
+from squeeze.decoder import Decoder
+from squeeze.demo import DATA_DIR
+from squeeze.target import Target
 
 KINDS = {"inside": "0", "own": "1"}
 """Kind -> VLLM_ENABLE_V1_MULTIPROCESSING."""
@@ -59,13 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             book.add(name, one(base, workload, asked, kind, options))
             say(f"{name}: {json.dumps(book.found[name], ensure_ascii=False)}")
+    in_turn(base, workload, book, ends, options)
     found = {kind: judged(book, kind) for kind in options.kinds if f"{kind} 1" in book.found}
+    ratios = [one for name, one in book.found.items() if name.startswith("in turn ")]
+    if ratios:
+        found["in_turn"] = {
+            "speed_norms": [round(1 - one["ratio"], 5) for one in ratios],
+            "median": round(middle([abs(1 - one["ratio"]) for one in ratios]), 5),
+            "signed_median": round(middle([1 - one["ratio"] for one in ratios]), 5),
+            "errors_told": [one["error"] for one in ratios],
+        }
     print(
         json.dumps(
             {
                 **found,
                 "processes": book.found,
-                "batches": list(MIX),
                 "model": "embedded" if options.quick else "EXAONE-4.0-1.2B's shape, random weights",
                 **about(),
             },
@@ -75,8 +91,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: argparse.Namespace) -> None:
+    """Measure a copy of the model as a search measures a candidate, again and again."""
+    if options.in_turn <= 0:
+        return
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = KINDS["inside"]
+    child._stop()
+    copy = options.work / "copy"
+    if not copy.exists():
+        shutil.copytree(base, copy, copy_function=os.link)
+    asks = workload.model_copy(update={"max_tokens": 16 if options.quick else 128, "probe_tokens": 16})
+    if options.quick:  # the embedded model has nothing to say to made-up text
+        asks = asks.model_copy(update={"data": str(DATA_DIR)})
+    log = options.work / "logs" / "in-turn.log"
+    with Bench(asks, base, Target.here(Decoder.read(base)), log=log) as bench:
+        began = time.perf_counter()
+        bench.measure_baseline()
+        say(f"baseline: {time.perf_counter() - began:.1f} s")
+        for number in range(options.in_turn):
+            name = f"in turn {number}"
+            if name in book.found:
+                continue
+            if time.monotonic() > ends:
+                break
+            began = time.perf_counter()
+            with Watch() as watch:
+                *_, measured = bench.measure(copy, log=log)
+            ratio, error, _ = time_ratio(measured.passes, measured.reference, between(measured))
+            book.add(
+                name,
+                {
+                    "ratio": round(ratio, 5),
+                    "error": round(error, 5),
+                    "seconds": round(time.perf_counter() - began, 1),
+                    "passes": [one.model_dump(mode="json")["timings"] for one in measured.passes],
+                    "reference": [one.model_dump(mode="json")["timings"] for one in measured.reference],
+                    **watch.told(),
+                },
+            )
+            say(f"{name}: SpeedNorm {1 - ratio:+.4f}, {book.found[name]['seconds']} s")
+
+
 def one(
-    base: Path, workload: Any, asked: Sequence[Slice], kind: str, options: argparse.Namespace
+    base: Path, workload: Workload, asked: Sequence[Slice], kind: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     """A fresh process: its start, and the time of each slice in each pass."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = KINDS[kind]
@@ -158,12 +215,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30, help="begin nothing new after so many")
     parser.add_argument("--processes", type=int, default=10, help="of each kind")
     parser.add_argument("--passes", type=int, default=6, help="of each process")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--in-turn", type=int, default=10, help="measurements of a copy beside the model")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     options = parser.parse_args(argv)
     options.work = options.work or Path(tempfile.mkdtemp(prefix="agreement-"))
     options.out = options.out or options.work / "agreement.jsonl"
     if options.quick:
-        options.processes, options.passes = 2, 3
+        options.processes, options.passes, options.in_turn = 2, 3, 2
     return options
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.bench.divergence import divergence
-from squeeze.bench.reference import Beside, Bracketed, Reference
+from squeeze.bench.reference import Beside, Bracketed, Reference, halved
 from squeeze.bench.resolved import versions
 from squeeze.bench.served import Served, Slice, Tell, silent
-from squeeze.bench.workload import Workload
+from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.config import digest
 from squeeze.errors import CandidateError
+from squeeze.folder import size_bytes
 from squeeze.records import Measurement, Pass, Perplexity, Question, Rung, Sampled, Timing
 from squeeze.target import Target
 
@@ -34,8 +35,12 @@ class Bench:
         self.baseline: Measurement | None = None
         self._base = base
         self._target = target
-        kind = Beside if target.device == "cpu" else Bracketed
-        self._reference: Reference = kind(base, workload, log)
+        engine: EngineArguments | None = workload.engine
+        if target.device == "cuda":
+            engine = halved(workload.engine, target.memory_bytes, size_bytes(base))
+        self._served_as = workload.model_copy(update={"engine": engine or workload.engine})
+        kind = Beside if engine else Bracketed
+        self._reference: Reference = kind(base, self._served_as, log)
 
     def baseline_key(self, model_key: str) -> str:
         """A hash of all that a baseline's measurement depends on: model, workload, engine, machine."""
@@ -75,7 +80,7 @@ class Bench:
         lengths = _answer_lengths(self.baseline, self.workload)
         self._reference.begin(lengths, tell)
         try:
-            with Served(model, self.workload, log) as served:
+            with Served(model, self._served_as, log) as served:
                 served.wait(tell)
                 told: dict[str, Any] = {}
                 said = self.baseline.sampled
@@ -189,7 +194,7 @@ def _rungs(
             },
         )
 
-    engine: dict[str, Any] = {"given": workload.engine.model_dump(mode="json"), **served.engine}
+    engine: dict[str, Any] = {"given": served.arguments.model_dump(mode="json"), **served.engine}
     perplexity: Perplexity | None = None
     probes: list[_Lap] = []
     weighed: list[tuple[float, ...]] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from squeeze.bench.served import Served, Slice, Tell, silent
-from squeeze.bench.workload import Workload
+from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.errors import CandidateError, SetupError
 from squeeze.records import Timing
 
@@ -31,11 +31,33 @@ class Reference(Protocol):
         """End every process."""
 
 
+SERVER_BYTES = int(0.85 * 22.4 * 2**30)
+"""What an engine has on the contest's server: 0.85 of an L4's memory."""
+
+ACTIVATIONS_BYTES = 6 << 30
+"""Of an engine's memory, what is neither weights nor KV cache: activations, graphs, the context of CUDA."""
+
+
+def halved(arguments: EngineArguments, memory_bytes: int, weights_bytes: int) -> EngineArguments | None:
+    """Arguments with which two engines fit on a GPU at once; None where each would have too little.
+
+    Each has half of the share of the memory, and that must be at least what an engine has on the contest's
+    server. memory_bytes: the GPU's. weights_bytes: the baseline's. The size of the KV cache is told, because
+    an engine that measures what is left while another one starts counts the other's memory as its own.
+    """
+    half = arguments.gpu_memory_utilization / 2
+    if half * memory_bytes < max(SERVER_BYTES, weights_bytes + 2 * ACTIVATIONS_BYTES):
+        return None
+    cache = int(half * memory_bytes) - weights_bytes - ACTIVATIONS_BYTES
+    return arguments.model_copy(update={"gpu_memory_utilization": half, "kv_cache_memory_bytes": cache})
+
+
 class Beside:
     """The baseline has an engine beside the candidate's, started and ended with it, and is timed in turn.
 
-    For targets where two engines fit: a CPU. Both engines are of the same age: one that stayed up over twenty
-    candidates was seen to become a tenth slower, which made every later candidate look a tenth faster.
+    For targets where two engines fit: a CPU, a GPU of 45 GiB or more. Both engines are of the same age: one
+    that stayed up over twenty candidates was seen to become a tenth slower, which made every later candidate
+    look a tenth faster.
     """
 
     def __init__(self, base: Path, workload: Workload, log: Path) -> None:
@@ -80,9 +102,9 @@ class Beside:
 class Bracketed:
     """The baseline is timed in a process of its own before a candidate's, again after every few of them.
 
-    For targets where two engines do not fit: a GPU at the contest's memory utilization. It has as many passes
-    as a candidate, so repeats are compared with repeats; the difference between two processes of the same
-    model is not seen by one timing. every: candidates that one timing serves.
+    For targets where two engines do not fit: a small GPU. It has as many passes as a candidate, so repeats
+    are compared with repeats; the difference between two processes of the same model is not seen by one
+    timing. every: candidates that one timing serves.
     """
 
     def __init__(self, base: Path, workload: Workload, log: Path, every: int = 4) -> None:

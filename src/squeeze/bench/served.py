@@ -10,7 +10,7 @@ from pathlib import Path
 from squeeze import secret
 from squeeze.bench import slot
 from squeeze.bench.engine import Engine, Generate, Read, Say, Start, Started, Weigh, cache_folder
-from squeeze.bench.workload import Workload
+from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.child import Child, Event
 from squeeze.data.sets import HUB
 from squeeze.records import Perplexity, Question, Sampled, Timing
@@ -84,6 +84,11 @@ class Served:
         secrets = secret.HUB if workload.data == HUB else ()
         self._child = Child(make, stage="engine", log=log, secrets=secrets)
         self._child.ask(Start())
+
+    @property
+    def arguments(self) -> EngineArguments:
+        """The engine's, as they were given."""
+        return self._workload.engine
 
     def wait(self, tell: Tell = silent) -> Served:
         """Return itself once the engine has started; at once when it has. Ends its process if that fails."""

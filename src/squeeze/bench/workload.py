@@ -26,7 +26,7 @@ class EngineArguments(Part):
 
     max_model_len: None = the model's own. max_num_seqs: None = vLLM's own. enforce_eager: None = eager on a
     CPU (compiling a small model there costs more than a search saves), graphs on a GPU. kv_cache_gib: of a
-    CPU engine; on a GPU gpu_memory_utilization says it.
+    CPU engine. kv_cache_memory_bytes: of a GPU's; None = what gpu_memory_utilization leaves.
     """
 
     tensor_parallel_size: int = Field(1, ge=1)
@@ -37,6 +37,7 @@ class EngineArguments(Part):
     enable_prefix_caching: bool = False
     seed: int = 42
     kv_cache_gib: int = Field(4, ge=1)
+    kv_cache_memory_bytes: int | None = Field(None, ge=1)
 
 
 class Workload(Part):
