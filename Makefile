@@ -1,7 +1,7 @@
 # Every target works on a machine that has only Python 3 and pip: uv is installed when it is missing.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check competition uv
+.PHONY: help demo test check chaos competition uv
 
 # Asked again in each recipe, because `make uv` may just have installed it.
 UV = $$(for try in uv "python3 -m uv" .venv-uv/bin/uv; do $$try --version >/dev/null 2>&1 && echo $$try && break; done)
@@ -26,6 +26,10 @@ check: uv ## lint, format and types
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
+
+chaos: uv ## kill searches in every stage, fill disks, 10,000 malformed inputs (an hour on 2 cores)
+	$(SYNC)
+	CHAOS=long $(RUN) pytest tests/chaos -s
 
 competition: uv ## prove that an exported zip answers the same with the contest's versions (on a CPU)
 	$(SYNC)

@@ -109,6 +109,11 @@ def save_trial(study: str, record: TrialRecord) -> None:
     write_whole(folder / "trials" / name, record.model_dump_json(indent=1, exclude={"measurement"}))
 
 
+def drop_measurement(study: str, number: int) -> None:
+    """Remove the raw measurement of a trial that was cut off before its record was written."""
+    (study_folder(study) / "measurements" / f"{number:04d}.json").unlink(missing_ok=True)
+
+
 def load_trials(study: str) -> list[TrialRecord]:
     """The records of a study in order of number, without their measurements; empty when there are none.
 

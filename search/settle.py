@@ -17,7 +17,14 @@ from search.keep import delete_others
 from search.modelled import QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
 from search.pruning import LOW
-from search.records import TrialRecord, best_first, load_trials, model_folder, save_trial
+from search.records import (
+    TrialRecord,
+    best_first,
+    drop_measurement,
+    load_trials,
+    model_folder,
+    save_trial,
+)
 from search.study import CONFIG, add_to_mirror, mirrored
 from search.workers import CUT_OFF, DOUBLE, FAILED, RETRY_OF, Reaper, requeue
 from squeeze.config import CompressionConfig
@@ -142,6 +149,7 @@ def abandon(study: optuna.Study, trial: FrozenTrial, *, cut_off: bool) -> None:
     cut_off: whether its worker died in it, rather than was told to stop.
     """
     shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
+    drop_measurement(study.study_name, trial.number)
     requeue(study, trial, {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1} if cut_off else None)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 

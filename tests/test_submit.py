@@ -371,6 +371,14 @@ def test_a_damaged_zip_is_told(model: Path, tmp_path: Path) -> None:
         rules(path)
 
 
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "submit.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("한", b"")
+    path.write_bytes(path.read_bytes().replace("한".encode(), b"\xff\xff\xff"))
+    assert "the archive is damaged" in broken(path)["zip"]
+
+
 def test_what_is_no_zip_or_not_there_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("no zip")
     with pytest.raises(ConfigError, match=r"a submission is a zip file; .*text\.zip is none"):

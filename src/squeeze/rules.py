@@ -37,7 +37,10 @@ class Rule:
     detail: str
 
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, struct.error)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, struct.error),
+    UnicodeDecodeError,  # a name that is said to be UTF-8 and is not
+)
 """What reading a damaged archive raises."""
 
 

@@ -1,0 +1,182 @@
+"""A disk that fills up: told as such; what was whole stays whole; with room again the search goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import searches
+from conftest import LONG
+from searches import STUDY
+
+from search.records import TrialRecord, best_first, load_trials, model_folder
+from search.settle import Past, catch_up, settle
+from search.storage import default_storage
+from search.study import open_study, this_worker
+from search.workers import OWNER, Reaper
+from squeeze.cache import Cache
+from squeeze.config import CompressionConfig
+from squeeze.errors import CandidateError, SetupError
+from squeeze.folder import verify_manifest
+from squeeze.pipeline import build
+from squeeze.submit import export
+
+TEXT = {"samples": 8, "length": 32}
+STAGES: dict[str, Any] = {
+    "depth": {"layers": 3, "method": "uniform"},
+    "width": {"width": 384, "method": "magnitude"},
+    "distill": {"text": TEXT, "batch": 64, "warmup": 1},
+    "quantize": {"scheme": "W8A8"},
+}
+
+
+@contextlib.contextmanager
+def full(disk: Path, left: int = 0) -> Iterator[None]:
+    """Fill a disk but for so many bytes while the block runs."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 20))
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.ftruncate(file.fileno(), max(0, file.tell() - left))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_a_stage_on_a_full_disk_fails_as_that_and_leaves_the_stages_before_it(
+    stage: str, tiny: Path, talk: Path, small_disk: Path
+) -> None:
+    names = list(STAGES)
+    before = {name: STAGES[name] for name in names[: names.index(stage)]}
+    cache = Cache(small_disk / "cache")
+    made = build(
+        CompressionConfig.model_validate(before), tiny, small_disk / "before", str(talk), cache=cache
+    )
+    wanted = CompressionConfig.model_validate({**before, stage: STAGES[stage]})
+    with full(small_disk, left=64 << 10), pytest.raises(CandidateError) as caught:
+        build(wanted, tiny, small_disk / "out", str(talk), cache=cache)
+    assert (caught.value.kind, caught.value.stage) == ("disk", stage)
+    verify_manifest(small_disk / "before")
+    assert not (small_disk / "out").exists()
+    assert not list(small_disk.rglob("*.partial-*"))
+    built = build(wanted, tiny, small_disk / "out", str(talk), cache=cache)
+    assert built.cached == tuple(before)
+    assert made.keys.items() <= built.keys.items()
+    verify_manifest(small_disk / "out")
+
+
+def test_a_zip_on_a_full_disk_is_one_line_and_the_older_one_stays(tiny: Path, small_disk: Path) -> None:
+    from squeeze.demo import MODEL_DIR
+
+    out = export(MODEL_DIR, small_disk / "submit.zip")
+    older = out.read_bytes()
+    with full(small_disk, left=64 << 10), pytest.raises(SetupError, match="No space left"):
+        export(MODEL_DIR, out)
+    assert out.read_bytes() == older
+    assert [path.name for path in small_disk.iterdir()] == ["submit.zip"]
+
+
+def test_a_trial_that_ends_on_a_full_disk_leaves_the_study_whole(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_disk)
+    identity = {
+        "model_key": "k",
+        "model": "m",
+        "workload": "w",
+        "space": "s",
+        "objective": "o",
+        "schemes": [],
+    }
+    study, mirror = open_study("demo", default_storage("demo"), identity)
+    worker = this_worker("demo")
+    past = Past.load(study, mirror)
+
+    def begun(value: int) -> TrialRecord:
+        study.enqueue_trial({"x": value})
+        trial = study.ask()
+        trial.suggest_int("x", 1, 100)
+        trial.set_user_attr(OWNER, worker)
+        config = CompressionConfig.model_validate({"depth": {"layers": value}})
+        return TrialRecord(
+            number=trial.number, state="pruned", params={"x": value}, config=config, reason="too slow " * 1000
+        )
+
+    settle(study, mirror, past, begun(1))
+    second = begun(2)
+    with full(small_disk), pytest.raises(SetupError, match="No space left"):
+        settle(study, mirror, past, second)
+    assert [record.number for record in load_trials("demo")] == [0]
+    with contextlib.closing(sqlite3.connect("studies/demo.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    study, mirror = open_study("demo", default_storage("demo"), identity)
+    past = Past.load(study, mirror)
+    settle(study, mirror, past, second)
+    assert [record.number for record in load_trials("demo")] == [0, 1]
+    assert [trial.state.name for trial in study.get_trials()] == ["PRUNED", "PRUNED"]
+    assert catch_up(study, mirror, past, Reaper(study, worker)) == []
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not LONG, reason="the long form: make chaos")
+def test_a_search_goes_on_after_the_disk_was_full_in_each_stage(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_disk)
+    searches.prepare()
+    table = ["| full in | exit code | said |", "|---|---|---|"]
+    for done, stage in enumerate(("width", "distill", "quantize", "engine", "kmmlu_redux"), 1):
+        process = searches.start(done + 1, "--finalists", "0")
+        try:
+            assert searches.wait_for(at_stage(stage, done - 1), process), searches.talk()
+            kept = whole_models()
+            with full(small_disk):
+                ends = time.monotonic() + 600
+                while process.poll() is None and time.monotonic() < ends and len(load_trials(STUDY)) <= done:
+                    time.sleep(0.2)
+                code = process.poll()
+                assert whole_models() >= kept
+        finally:
+            searches.kill_tree(process)
+        said = [line for line in searches.talk().splitlines() if "error:" in line or "disk" in line]
+        table.append(f"| {stage} | {code} | {said[-1] if said else ''} |")
+        assert code in (None, 3), searches.talk()
+        assert searches.run(done, "--finalists", "0") == 0, searches.talk()
+        with contextlib.closing(sqlite3.connect(f"studies/{STUDY}.db")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        shutil.rmtree("models/.cache/state", ignore_errors=True)
+    print("\n".join(table))
+
+
+def at_stage(stage: str, done: int) -> Callable[[], bool]:
+    """Whether a trial is at that stage and so many have a record."""
+
+    def now() -> bool:
+        doing, at = searches.live()
+        return doing.startswith("trial") and at == stage and len(load_trials(STUDY)) >= done
+
+    return now
+
+
+def whole_models() -> set[int]:
+    """The numbers of the kept models that are what was built."""
+    found = set()
+    for record, _ in best_first(load_trials(STUDY)):
+        folder = model_folder(STUDY, record.number)
+        if folder.is_dir():
+            verify_manifest(folder)
+            found.add(record.number)
+    return found
