@@ -26,8 +26,8 @@ probe_tokens: 4
 probes: 1
 repeats: 2
 divergence: [8, 24]
-start_deadline_s: 300
-part_deadline_s: 120
+start_deadline_s: 900
+part_deadline_s: 600
 engine: {max_model_len: 2048, kv_cache_gib: 1}
 """
 
@@ -62,7 +62,7 @@ def talk() -> str:
     return Path("talk.txt").read_text(encoding="utf-8", errors="replace")
 
 
-def run(trials: int, *options: str, environment: dict[str, str] | None = None, limit_s: int = 900) -> int:
+def run(trials: int, *options: str, environment: dict[str, str] | None = None, limit_s: int = 1800) -> int:
     """Run a search to its end. Returns its exit code."""
     process = start(trials, *options, environment=environment)
     try:
@@ -108,7 +108,7 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def wait_for(condition: object, process: subprocess.Popen[bytes], limit_s: float = 400) -> bool:
+def wait_for(condition: object, process: subprocess.Popen[bytes], limit_s: float = 1200) -> bool:
     """Wait until ``condition()`` holds; False when the search ended before."""
     assert callable(condition)
     ends = time.monotonic() + limit_s
@@ -117,5 +117,5 @@ def wait_for(condition: object, process: subprocess.Popen[bytes], limit_s: float
             return True
         if process.poll() is not None:
             return bool(condition())
-        time.sleep(0.01)
+        time.sleep(0.05)
     raise AssertionError(f"it never came to that; it is at {live()}: {talk()[-2000:]}")
