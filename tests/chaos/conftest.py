@@ -1,24 +1,13 @@
-"""An empty working directory with secrets in the environment; a small disk; how long the tests may be."""
+"""An empty working directory with secrets in the environment; a small disk."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-LONG = os.environ.get("CHAOS") == "long"
-"""``make chaos``: the counts of the long form."""
-
-CANARIES = {
-    "HF_TOKEN": "hf_canary4f1b",
-    "JUDGE_API_KEY": "judge-canary9c2d",
-    "OPENAI_API_KEY": "sk-canary77aa",
-    "PGPASSWORD": "pg-canary31ee",
-}
-"""Secrets that must never be seen again."""
+from searches import CANARIES
 
 
 @pytest.fixture

@@ -16,8 +16,18 @@ import psutil
 
 import spaces
 
+LONG = os.environ.get("CHAOS") == "long"
+"""``make chaos``: the counts of the long form."""
+
+CANARIES = {
+    "HF_TOKEN": "hf_canary4f1b",
+    "JUDGE_API_KEY": "judge-canary9c2d",
+    "OPENAI_API_KEY": "sk-canary77aa",
+    "PGPASSWORD": "pg-canary31ee",
+}
+"""Secrets that must never be seen again."""
+
 STUDY = "chaos"
-REPOSITORY = Path(__file__).resolve().parents[2]
 WORKLOAD = """
 questions: {kmmlu_redux: 6, ko_longrag: 2}
 max_tokens: 16

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import LONG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from searches import LONG
 
 from search import bench, build, check, dashboard, export, run, show, status
 from search.cli import printable, run_command

@@ -8,8 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import searches
-from conftest import CANARIES
-from searches import STUDY
+from searches import CANARIES, STUDY
 
 from search import export
 from search.records import best_first, load_trials, model_folder

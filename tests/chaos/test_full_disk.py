@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import searches
-from conftest import LONG
-from searches import STUDY
+from searches import LONG, STUDY
 
 from search.records import TrialRecord, best_first, load_trials, model_folder
 from search.settle import Past, catch_up, settle

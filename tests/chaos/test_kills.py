@@ -16,9 +16,8 @@ from pathlib import Path
 import optuna
 import pytest
 import searches
-from conftest import LONG
 from optuna.trial import TrialState
-from searches import STUDY
+from searches import LONG, STUDY
 
 from search import check, export
 from search.records import load_measurement, load_trials, read_measurement

@@ -16,9 +16,8 @@ from pathlib import Path
 import optuna
 import pytest
 import searches
-from conftest import CANARIES, LONG
 from optuna.trial import FrozenTrial, TrialState
-from searches import STUDY
+from searches import CANARIES, LONG, STUDY
 
 from search.storage import open_storage
 from search.workers import RETRY_OF
