@@ -161,7 +161,7 @@ def ratio(one: Round, side: str, other: str, names: Sequence[str] = ()) -> float
 def workload_of(options: argparse.Namespace) -> Workload:
     """The model's own workload, of the benchmarks of one turn, with memory for two engines."""
     workload = choose(None, options.data, Path(options.model))
-    names = BENCHMARKS[:2] if options.quick else BENCHMARKS
+    names = BENCHMARKS[:1] if options.quick else BENCHMARKS
     return workload.model_copy(
         update={
             "questions": dict.fromkeys(names, options.questions),
@@ -182,7 +182,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a run of less than a minute: two benchmarks")
+    parser.add_argument("--quick", action="store_true", help="a run of less than a minute: one benchmark")
     parser.add_argument("--model", default=str(MODEL_DIR), help="a model folder (default: the embedded one)")
     parser.add_argument("--data", help="a folder with the sets (default: the model's own)")
     parser.add_argument("--questions", type=int, help="of each benchmark (default: all; quick: 128)")

@@ -38,7 +38,7 @@ def test_all_sides_answer_the_same_prompts_with_as_many_tokens() -> None:
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     assert found["ratio"] > 0 and found["ratio_apart"] > 0
-    assert found["questions"] == {"kmmlu_redux": 6, "kmmlu_pro": 6}
+    assert found["questions"] == {"kmmlu_redux": 6}
     assert len(set(found["tokens"].values())) == 1
-    assert 12 < found["tokens"]["ours"] <= 72
+    assert 6 < found["tokens"]["ours"] <= 36
     assert "torch" in found["versions"] and found["machine"]["device"]
