@@ -4,14 +4,14 @@ Each MODEL is measured in turn with the base, as search.bench does it. A model t
 the table and does not stop the others; an interrupt prints what is there. The columns, by their names in JSON
 and CSV:
 
-speedup        the base's time per generated token over the model's; with a 90 % interval
-similarity     share of words in common with the base's answer, in order (difflib), the mean over answers
-exact_match    share of answers that are the base's to the letter
-non_empty      share of answers with any text
-tokens         generated tokens of the mean answer
-flags          what makes the speedup doubtful: more talk than the base's, answers cut off or in a loop
-perplexity     of the assistant's turns in held-out conversations: the last --held-out rows of the chat set,
-               but for those that a calibration reads (its first 4,000 rows)
+speedup            the base's time per generated token over the model's; with a 90 % interval
+similarity         share of words in common with the base's answer, in order (difflib), the mean over answers
+exact_match        share of answers that are the base's to the letter
+non_empty          share of answers with any text
+tokens_per_answer  generated tokens of the mean answer
+flags              what makes the speedup doubtful: more talk than the base's, answers cut off or in a loop
+perplexity         of the assistant's turns in held-out conversations: the last --held-out rows of the chat
+                   set, but for those that a calibration reads (its first 4,000 rows)
 
 Exit code 1 when some model failed.
 """
@@ -164,7 +164,7 @@ def print_table(rows: Sequence[Compared]) -> None:
             shown(row.similarity, ".3f"),
             shown(row.exact_match, ".3f"),
             shown(row.non_empty, ".3f"),
-            shown(row.tokens, ".1f"),
+            shown(row.tokens_per_answer, ".1f"),
             shown(row.perplexity, ".3f"),
             row.failed or ("flagged" if row.flags else ""),
         )

@@ -21,7 +21,7 @@ FIGURES = (
     "similarity",
     "exact_match",
     "non_empty",
-    "tokens",
+    "tokens_per_answer",
     "perplexity",
 )
 """The fields that are figures, in the order in which they are shown."""
@@ -31,10 +31,10 @@ class Compared(Record):
     """A model's figures; all None where it failed.
 
     speedup: the base's time per token over the model's, with its 90 % interval. similarity, exact_match,
-    non_empty: means over all answers, 0 to 1; see ``squeeze.bench.alike``. tokens: of the mean answer.
-    perplexity: of held-out text. benchmarks: benchmark -> its own similarity, exact_match, non_empty, tokens
-    and number of answers. flags: what makes the speedup doubtful, see ``squeeze.bench.verbosity``. failed,
-    reason: the class and the words of a failure.
+    non_empty: means over all answers, 0 to 1; see ``squeeze.bench.alike``. tokens_per_answer: of one turn.
+    perplexity: of held-out text. benchmarks: benchmark -> its own similarity, exact_match, non_empty,
+    tokens_per_answer and number of answers. flags: what makes the speedup doubtful, see
+    ``squeeze.bench.verbosity``. failed, reason: the class and the words of a failure.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Compared(Record):
     similarity: float | None = None
     exact_match: float | None = None
     non_empty: float | None = None
-    tokens: float | None = None
+    tokens_per_answer: float | None = None
     perplexity: float | None = None
     benchmarks: Mapping[str, Mapping[str, float]] = {}
     flags: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ def _answers(name: str, measurement: Measurement, baseline: Measurement) -> Comp
             "similarity": one.similarity,
             "exact_match": one.exact,
             "non_empty": _non_empty(questions),
-            "tokens": sum(question.tokens for question in questions) / one.answers,
+            "tokens_per_answer": sum(question.tokens for question in questions) / one.answers,
         }
     answers = sum(one["answers"] for one in benchmarks.values())
 
@@ -104,7 +104,7 @@ def _answers(name: str, measurement: Measurement, baseline: Measurement) -> Comp
     figures = ("similarity", "exact_match", "non_empty") if answers else ()
     return Compared(
         model=name,
-        tokens=measurement.tokens_per_answer,
+        tokens_per_answer=measurement.tokens_per_answer,
         perplexity=measurement.perplexity.value if measurement.perplexity else None,
         benchmarks=benchmarks,
         **{figure: mean(figure) for figure in figures},

@@ -55,7 +55,7 @@ def test_a_row_is_speedup_likeness_emptiness_and_perplexity() -> None:
     assert row.similarity == pytest.approx((0.5 + 1 + 0) / 3)
     assert row.exact_match == pytest.approx(1 / 3)
     assert row.non_empty == pytest.approx(2 / 3)
-    assert row.tokens == 10
+    assert row.tokens_per_answer == 10
     assert row.perplexity == pytest.approx(2.718, abs=1e-3)
     assert row.benchmarks["kmmlu_redux"]["answers"] == 3
 
@@ -170,7 +170,7 @@ def test_a_copy_of_the_base_answers_and_reads_as_the_base(
     assert broken["failed"] == "load"
     assert (same["similarity"], same["exact_match"], same["non_empty"]) == (1.0, 1.0, 1.0)
     assert same["speedup"] > 0
-    assert same["tokens"] == base["tokens"]
+    assert same["tokens_per_answer"] == base["tokens_per_answer"]
     assert 1 < base["perplexity"] < 20
     assert same["perplexity"] == pytest.approx(base["perplexity"])
     assert set(same["benchmarks"]) == {"kmmlu_redux", "komt_bench"}
