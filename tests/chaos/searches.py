@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -81,11 +82,13 @@ def run(trials: int, *options: str, environment: dict[str, str] | None = None, l
         kill_tree(process)
 
 
-def live() -> tuple[str, str]:
-    """What the search does now, and the stage of it; empty before it says so."""
+def live(process: subprocess.Popen[bytes]) -> tuple[str, str]:
+    """What that search does now, and the stage of it; empty before it says so."""
     try:
         state = json.loads(Path("studies", STUDY, "live.json").read_text())
     except (OSError, ValueError):
+        return "", ""
+    if state["owner"].split(":")[1] != str(process.pid):  # left by one that was killed
         return "", ""
     return str(state["doing"]), str(state["stage"])
 
@@ -118,14 +121,13 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def wait_for(condition: object, process: subprocess.Popen[bytes], limit_s: float = 1200) -> bool:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], limit_s: float = 1200) -> bool:
     """Wait until ``condition()`` holds; False when the search ended before."""
-    assert callable(condition)
     ends = time.monotonic() + limit_s
     while time.monotonic() < ends:
         if condition():
             return True
         if process.poll() is not None:
-            return bool(condition())
+            return condition()
         time.sleep(0.05)
-    raise AssertionError(f"it never came to that; it is at {live()}: {talk()[-2000:]}")
+    raise AssertionError(f"it never came to that; it is at {live(process)}: {talk()[-2000:]}")

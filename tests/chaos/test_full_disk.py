@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_a_search_goes_on_after_the_disk_was_full_in_each_stage(
     for done, stage in enumerate(("width", "distill", "quantize", "engine", "kmmlu_redux"), 1):
         process = searches.start(done + 1, "--finalists", "0")
         try:
-            assert searches.wait_for(at_stage(stage, done - 1), process), searches.talk()
+            assert searches.wait_for(at_stage(stage, done - 1, process), process), searches.talk()
             kept = whole_models()
             with full(small_disk):
                 ends = time.monotonic() + 600
@@ -160,11 +161,11 @@ def test_a_search_goes_on_after_the_disk_was_full_in_each_stage(
     print("\n".join(table))
 
 
-def at_stage(stage: str, done: int) -> Callable[[], bool]:
+def at_stage(stage: str, done: int, process: subprocess.Popen[bytes]) -> Callable[[], bool]:
     """Whether a trial is at that stage and so many have a record."""
 
     def now() -> bool:
-        doing, at = searches.live()
+        doing, at = searches.live(process)
         return doing.startswith("trial") and at == stage and len(load_trials(STUDY)) >= done
 
     return now

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -85,7 +86,7 @@ class Seen:
         )
 
 
-def reached(stage: str, done: int) -> Callable[[], bool]:
+def reached(stage: str, done: int, process: subprocess.Popen[bytes]) -> Callable[[], bool]:
     """Whether a search is at a stage, of a trial or around them. done: trials that must have a record."""
 
     def records() -> int:
@@ -94,7 +95,7 @@ def reached(stage: str, done: int) -> Callable[[], bool]:
     before = records()
 
     def now() -> bool:
-        doing, at = searches.live()
+        doing, at = searches.live(process)
         if stage == "start":
             return True
         if stage == "baseline":
@@ -123,7 +124,7 @@ def test_a_search_killed_in_every_stage_loses_nothing(workplace: Path) -> None:
         done = inner * TRIALS // (KILLS - len(BEFORE) - len(AFTER)) if stage in WITHIN else 0
         process = searches.start(TRIALS, *finalists)
         try:
-            assert searches.wait_for(reached(stage, done), process), (
+            assert searches.wait_for(reached(stage, done, process), process), (
                 f"ended before {stage}: {searches.talk()}"
             )
             time.sleep(chance.uniform(0, 8 if stage == "start" else 0.3 if stage == "settled" else 1.5))

@@ -16,9 +16,11 @@ from pathlib import Path
 import optuna
 import pytest
 import searches
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from searches import CANARIES, LONG, STUDY
 
+from search.dashboard import open_read_only
 from search.storage import open_storage
 from search.workers import RETRY_OF
 
@@ -146,6 +148,10 @@ def test_the_trial_of_a_killed_worker_is_done_by_the_other(workplace: Path, data
             worker.wait()
     check_retried(database, cut_off, 5)
     check_no_password(workplace)
+    storage, number = open_read_only(STUDY, database)
+    with pytest.raises(StorageInternalError) as caught:
+        storage.delete_study(number)
+    assert "read-only transaction" in str(caught.value.__cause__)
 
 
 @pytest.mark.engine
@@ -163,8 +169,8 @@ def test_a_search_does_the_trial_of_another_one_that_was_killed(
     one, two = processes
     try:
         monkeypatch.chdir(places[0])
-        assert searches.wait_for(lambda: searches.live()[1] == "distill", one, 600), searches.talk()
-        cut_off = int(searches.live()[0].split()[1])
+        assert searches.wait_for(lambda: searches.live(one)[1] == "distill", one, 600), searches.talk()
+        cut_off = int(searches.live(one)[0].split()[1])
         assert searches.kill_tree(one) > 0
         monkeypatch.chdir(places[1])
         assert two.wait(900) == 0, searches.talk()
