@@ -50,13 +50,13 @@ def is_whole(folder: Path) -> bool:
 
 
 def refuse_damaged(folder: Path) -> None:
-    """Check a built model against its manifest before it is measured.
+    """Check a built model against its manifest before it is measured, reading every byte.
 
     Raises CandidateError (disk: it may be the machine's fault) where a file is missing, differs or cannot be
     read.
     """
     try:
-        verify_manifest(folder)
+        verify_manifest(folder, anew=True)
     except (ConfigError, OSError) as error:
         raise CandidateError(str(error), stage="load", kind="disk") from error
 

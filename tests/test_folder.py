@@ -150,6 +150,16 @@ def test_a_manifest_finds_a_flipped_bit(copied: Path) -> None:
         verify_manifest(copied)
 
 
+def test_a_flip_that_changes_no_time_is_found_by_reading_anew(copied: Path) -> None:
+    sign(copied)
+    verify_manifest(copied)
+    times = (copied / SINGLE).stat()
+    flip_a_bit(copied)
+    os.utime(copied / SINGLE, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ConfigError, match=r"model\.safetensors has changed"):
+        verify_manifest(copied, anew=True)
+
+
 def test_a_manifest_finds_a_missing_file(copied: Path) -> None:
     sign(copied)
     (copied / "tokenizer.json").unlink()

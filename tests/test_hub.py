@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from squeeze import hub
+from squeeze.config import CompressionConfig
 from squeeze.demo import MODEL_DIR
 from squeeze.errors import ConfigError, SetupError
+from squeeze.folder import Manifest, content_files, file_hash, write_manifest
 
 SHA = "a" * 40
 MODEL = "owner/small"
@@ -258,6 +260,28 @@ def test_a_model_that_lacks_a_file_on_the_hub_is_refused(served: Hub, tmp_path: 
     with pytest.raises(ConfigError, match=r"on the hub cannot be used: .*tokenizer"):
         hub.fetch(MODEL, tmp_path)
     assert not (tmp_path / "base" / "owner--small").exists()
+
+
+def test_a_model_of_pickles_is_refused_before_anything_is_fetched(served: Hub, tmp_path: Path) -> None:
+    del served.files["model.safetensors"]
+    with pytest.raises(ConfigError, match=r"must be safetensors.*; owner/small has none on the hub"):
+        hub.fetch(MODEL, tmp_path)
+    assert [path for _, path, _ in served.requests] == [f"/api/models/{MODEL}"]
+
+
+def test_a_folder_that_was_built_here_and_changed_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "built"
+    shutil.copytree(MODEL_DIR, folder)
+    files = {path.name: file_hash(path) for path in content_files(folder)}
+    write_manifest(folder, Manifest(files=files, config=CompressionConfig(), base="b", data="d", versions={}))
+    assert hub.fetch(str(folder), tmp_path) == folder
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    with pytest.raises(ConfigError, match=r"model\.safetensors has changed"):
+        hub.fetch(str(folder), tmp_path)
 
 
 def test_a_local_folder_is_checked_and_returned_as_it_is(tmp_path: Path) -> None:

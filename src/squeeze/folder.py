@@ -124,7 +124,11 @@ class _Identified:
 
 @lru_cache(maxsize=4096)
 def _hash(file: _Identified) -> str:
-    with file.path.open("rb") as opened:
+    return _read(file.path)
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -150,14 +154,18 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def verify_manifest(folder: Path) -> Manifest:
-    """Check every file against its hash. Raises ConfigError naming the first that is missing or changed."""
+def verify_manifest(folder: Path, *, anew: bool = False) -> Manifest:
+    """Check every file against its hash. Raises ConfigError naming the first that is missing or changed.
+
+    anew: read every byte now, also of files that this process has hashed and that seem not to have changed
+    since: a disk that fails changes no time of modification.
+    """
     manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
             raise ConfigError(f"a built model must be whole; {folder} lacks {name}; build it again")
-        if file_hash(path) != expected:
+        if (_read(path) if anew else file_hash(path)) != expected:
             raise ConfigError(f"a built model must be as it was built; {path} has changed; build it again")
     return manifest
 
