@@ -111,7 +111,8 @@ def save_trial(study: str, record: TrialRecord) -> None:
 
 def drop_measurement(study: str, number: int) -> None:
     """Remove the raw measurement of a trial that was cut off before its record was written."""
-    (study_folder(study) / "measurements" / f"{number:04d}.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (study_folder(study) / "measurements" / f"{number:04d}.json").unlink()
 
 
 def load_trials(study: str) -> list[TrialRecord]:

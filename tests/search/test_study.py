@@ -234,6 +234,16 @@ def test_a_trial_cut_off_is_queued_again_before_anything_else(workplace: Path) -
     assert study.get_trials()[0].state == TrialState.FAIL
 
 
+def test_a_measurement_without_a_record_goes_with_the_trial_that_was_cut_off(workplace: Path) -> None:
+    study, mirror, past = opened()
+    begun(study, owned_by=dead_owner())
+    raw = Path("studies/demo/measurements/0000.json")
+    raw.parent.mkdir(parents=True)
+    raw.write_text("{}")
+    assert catch_up(study, mirror, past, reaper(study)) == [0]
+    assert not raw.exists()
+
+
 def test_a_trial_recorded_but_not_told_is_told_not_run_again(
     workplace: Path, scored: Callable[..., TrialRecord]
 ) -> None:
