@@ -129,5 +129,5 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], li
             return True
         if process.poll() is not None:
             return condition()
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError(f"it never came to that; it is at {live(process)}: {talk()[-2000:]}")

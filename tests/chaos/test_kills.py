@@ -28,10 +28,12 @@ from squeeze.rules import rules
 
 pytestmark = pytest.mark.engine
 
-SEED = 20
+SEED = 21
 TRIALS, KILLS = (6, 20) if LONG else (2, 3)
-BEFORE = ("start", "baseline") if LONG else ()
-WITHIN = ("distill", "settled", "questions", "depth", "width", "quantize", "engine", "divergence")
+BEFORE = ("start", "baseline", "depth", "width") if LONG else ()
+"""Before the first trial, and in stages that later trials find in the cache within milliseconds."""
+
+WITHIN = ("distill", "settled", "questions", "quantize", "engine", "divergence")
 AFTER = ("again",) if LONG else ()
 QUESTIONS = ("kmmlu_redux", "ko_longrag")
 
