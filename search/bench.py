@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for measured in bench.measure(model, log=log, tell=talk.tell):
                 talk.say(f"{measured.rung}: {measured.seconds_per_token * 1e6:.1f} µs per token")
             score = objective.score(measured, baseline)
+        for remark in baseline.remarks:
+            talk.say(remark)
     log.unlink()
     if arguments.json:
         print(
@@ -85,6 +87,9 @@ def _plain(measured: Measurement, baseline: Measurement | None, score: Score | N
             "accuracy": dict(one.accuracy),
             "tokens_per_answer": one.tokens_per_answer,
             "questions": {name: len(found) for name, found in one.questions.items()},
+            "shortened": {
+                name: sum(question.shortened for question in found) for name, found in one.questions.items()
+            },
             "seconds_per_token": one.seconds_per_token,
             "passes": [timed.model_dump(mode="json") for timed in one.passes],
             "reference": [timed.model_dump(mode="json") for timed in one.reference],

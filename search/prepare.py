@@ -86,6 +86,8 @@ class Search:
                     f"{about}: {baseline.seconds_per_token * 1e6:.1f} µs per token, {baseline.accuracy}"
                 )
             bench.baseline = baseline  # of an earlier start
+            for remark in baseline.remarks:
+                progress.say(remark)
             yield (
                 Plan(
                     study=self.name,

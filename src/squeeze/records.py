@@ -47,7 +47,8 @@ class Question(Record):
     """One question's outcome.
 
     index: row of the benchmark. answers: the text of each turn. tokens: generated, over all turns.
-    score: 0.0–1.0, None where it is not scored. truncated: some turn hit the token limit.
+    score: 0.0–1.0, None where it is not scored. truncated: some turn hit the token limit. shortened: some
+    turn's prompt was longer than the model reads and lost its middle.
     """
 
     index: int
@@ -55,6 +56,7 @@ class Question(Record):
     tokens: int
     score: float | None
     truncated: bool = False
+    shortened: bool = False
 
     @property
     def empty(self) -> bool:
@@ -207,6 +209,20 @@ class Measurement(Record):
             if scores:
                 means[name] = sum(scores) / len(scores)
         return means
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was asked otherwise than the data sets say, in lines: rows left out, prompts cut."""
+        told = []
+        for name, rows in self.engine.get("skipped_rows", {}).items():
+            some = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+            told.append(f"{name}: left out {len(rows)}, which do not fit their columns: row {some}")
+        for name, questions in self.questions.items():
+            if count := sum(question.shortened for question in questions):
+                told.append(
+                    f"{name}: {count} of {len(questions)} questions were too long and lost their middle"
+                )
+        return tuple(told)
 
     @property
     def tokens_per_answer(self) -> float:

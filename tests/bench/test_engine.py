@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from squeeze.bench import tasks
-from squeeze.bench.engine import GRAPHS, Engine, Generate, Start, graph_sizes
+from squeeze.bench.engine import Engine, Generate, Start
+from squeeze.bench.graphs import GRAPHS, graph_sizes
 from squeeze.bench.served import Served, Slice
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.child import Child
@@ -45,7 +46,7 @@ class Chatting(Engine):
         for name, rows in self._rows.items():
             chats = [tasks.load(name).messages(row, ()) for _, row in rows]
             outputs = self._llm.chat(chats, SamplingParams(temperature=0.0, max_tokens=1), use_tqdm=False)
-            asked = [self._prompt(name, index, row, ()) for index, row in rows]
+            asked = [self._question(name, place) for place in range(len(rows))]
             found[name] = ([list(output.prompt_token_ids) for output in outputs], asked)
         return found
 

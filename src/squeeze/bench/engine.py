@@ -13,12 +13,14 @@ from typing import Any
 from squeeze import secret
 from squeeze.bench import tasks
 from squeeze.bench.divergence import likelihoods, say
+from squeeze.bench.graphs import graph_sizes
 from squeeze.bench.perplexity import perplexity
+from squeeze.bench.prompts import Prompt, Prompts
 from squeeze.bench.resolved import resolved, versions
 from squeeze.bench.workload import Workload
 from squeeze.child import Event
 from squeeze.data.held_out import held_out
-from squeeze.data.sets import Row, load_rows
+from squeeze.data.sets import Row, load_questions
 from squeeze.errors import CandidateError, SetupError
 from squeeze.forkserver import classified
 from squeeze.records import Question, Sampled, Timing
@@ -31,7 +33,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Started:
-    """counts: benchmark -> questions. engine: arguments as resolved, versions. seconds: phase -> s."""
+    """counts: benchmark -> questions. engine: arguments as resolved, versions, ``skipped_rows`` (benchmark ->
+    rows that were left out, counted from 1), ``prompts`` (``Prompts.key``). seconds: phase -> s.
+    """
 
     counts: Mapping[str, int]
     engine: Mapping[str, Any]
@@ -85,7 +89,7 @@ class Engine:
         self._llm: Any = None
         self._rows: dict[str, list[tuple[int, Row]]] = {}
         self._held_out: list[list[dict[str, str]]] = []
-        self._prompts: dict[tuple[str, int, tuple[str, ...]], list[int]] = {}
+        self._prompts: Prompts
 
     def __call__(self, request: Start | Generate | Say | Weigh | Read, tell: Callable[[Event], None]) -> Any:
         if isinstance(request, Start):
@@ -104,11 +108,17 @@ class Engine:
 
     def _start(self, tell: Callable[[Event], None]) -> Started:
         seconds = {}
+        skipped: dict[str, list[int]] = {}
+        samples: dict[str, Row] = {}
         began = time.perf_counter()
         tell({"stage": "data"})
         for name in self._workload.questions:
-            rows = load_rows(name, self._workload.data)
-            self._rows[name] = [(index, rows[index]) for index in self._workload.drawn(name, len(rows))]
+            found = load_questions(name, self._workload.data, skip_bad_rows=self._workload.skip_bad_rows)
+            drawn = self._workload.drawn(name, len(found.rows))
+            self._rows[name] = [found.rows[place] for place in drawn]
+            if found.left_out:
+                skipped[name] = [one.row for one in found.left_out]
+            samples[name] = found.rows[0][1]
         if self._workload.perplexity:
             self._held_out = held_out(self._workload.data, self._workload.perplexity)
         secret.forget(secret.HUB)  # the data is there: nothing that vLLM starts needs it
@@ -119,29 +129,39 @@ class Engine:
         self._llm = _serve(self._model, self._workload, graph_sizes(self._workload, counts))
         seconds["engine"] = time.perf_counter() - began
         began = time.perf_counter()
+        engine = resolved(self._llm)
+        self._prompts = Prompts(self._llm.get_tokenizer(), engine["max_model_len"], self._workload.max_tokens)
         for name, count in counts.items():
             self._generate(Generate(name, 0, min(4, count), exact=4))
         gc.collect()
         gc.freeze()
         seconds["warm"] = time.perf_counter() - began
-        return Started(counts, resolved(self._llm), seconds)
+        engine |= {"skipped_rows": skipped, "prompts": self._prompts.key(samples)}
+        return Started(counts, engine, seconds)
 
     def _generate(self, request: Generate) -> tuple[list[Question], Timing]:
         task = tasks.load(request.benchmark)
         cap = self._workload.max_tokens or task.MAX_TOKENS
+        temperature = getattr(task, "temperature", lambda row: 0.0)
         rows = self._rows[request.benchmark][request.start : request.stop]
         answers: list[tuple[str, ...]] = [() for _ in rows]
         tokens = [0] * len(rows)
         truncated = [False] * len(rows)
+        shortened = [False] * len(rows)
+        sampled = [
+            _sampling(temperature(row), cap, request.exact, self._workload.engine.seed + index)
+            for index, row in rows
+        ]
         seconds = 0.0
         for _ in range(task.TURNS):
             prompts = [
-                self._prompt(request.benchmark, index, row, given)
+                self._prompts(request.benchmark, index, row, given)
                 for (index, row), given in zip(rows, answers, strict=True)
             ]
-            outputs, took = self._complete(prompts, cap, request.exact)
+            outputs, took = self._complete(prompts, sampled)
             seconds += took
             for place, output in enumerate(outputs):
+                shortened[place] |= prompts[place].shortened
                 answers[place] = (*answers[place], output.text)
                 tokens[place] += len(output.token_ids)
                 truncated[place] |= output.finish_reason == "length"
@@ -155,72 +175,36 @@ class Engine:
                 tokens=tokens[place],
                 score=task.score(row, answers[place]),
                 truncated=truncated[place],
+                shortened=shortened[place],
             )
             for place, (index, row) in enumerate(rows)
         ], timing
 
     def _question(self, benchmark: str, place: int) -> list[int]:
         """Token ids of the first turn of the question at a place of the drawn order."""
-        index, row = self._rows[benchmark][place]
-        return self._prompt(benchmark, index, row, ())
+        return self._prompts(benchmark, *self._rows[benchmark][place], ()).tokens
 
-    def _prompt(self, benchmark: str, index: int, row: Row, answers: tuple[str, ...]) -> list[int]:
-        """Token ids of the chat so far, rendered once."""
-        key = (benchmark, index, answers)
-        if key not in self._prompts:
-            messages = tasks.load(benchmark).messages(row, answers)
-            tokenizer = self._llm.get_tokenizer()
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            self._prompts[key] = tokenizer.encode(text, add_special_tokens=False)
-        return self._prompts[key]
-
-    def _complete(self, prompts: Sequence[list[int]], cap: int, exact: int | None) -> tuple[list[Any], float]:
-        """The first completion of each prompt, greedy; and the seconds that took."""
-        from vllm import SamplingParams
-
-        greedy = SamplingParams(
-            temperature=0.0,
-            max_tokens=exact or cap,
-            min_tokens=exact or 0,
-            ignore_eos=exact is not None,
-            seed=self._workload.engine.seed,
-        )
-        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+    def _complete(self, prompts: Sequence[Prompt], sampled: Sequence[Any]) -> tuple[list[Any], float]:
+        """The completion of each prompt, all in one call; and the seconds that took."""
+        inputs = [{"prompt_token_ids": prompt.tokens} for prompt in prompts]
         gc.collect()
         began = time.perf_counter()
-        outputs = self._llm.generate(inputs, greedy, use_tqdm=False)
+        outputs = self._llm.generate(inputs, sampled, use_tqdm=False)
         took = time.perf_counter() - began
         return [output.outputs[0] for output in outputs], took
 
 
-GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
-"""Tokens of a step for which vLLM captures CUDA graphs, as far as twice ``max_num_seqs`` (0.14.1 to 0.32)."""
+def _sampling(temperature: float, cap: int, exact: int | None, seed: int) -> Any:
+    """How one answer is drawn. seed: of this question, so that it is the same in every pass and batch."""
+    from vllm import SamplingParams
 
-SEQUENCES = 256
-"""The least that vLLM takes for ``max_num_seqs`` by itself; it takes 1024 on large GPUs."""
-
-
-def graph_sizes(workload: Workload, counts: Mapping[str, int]) -> list[int] | None:
-    """The sizes for which CUDA graphs are captured; None: vLLM's own.
-
-    counts: benchmark -> questions. The contest's server captures vLLM's own sizes, so time per token must not
-    depend on what is left out here. Steps that write answers have as many tokens as the batch has questions:
-    up to the largest batch all sizes stay. Larger are only steps that read prompts, one or a few for a batch:
-    for those every second to fourth size stays, which costs a little padding, where having none cost a batch
-    of one question 6 % (H200, 64 tokens an answer). Where more questions are asked in one go than are
-    answered at once, prompts are read beside answers all along, and vLLM's own sizes are taken.
-    """
-    most = max(counts.values())
-    at_once = workload.engine.max_num_seqs or SEQUENCES
-    if most > at_once:
-        return None
-    largest = min(2 * at_once, GRAPHS[-1])
-    whole = next((size for size in GRAPHS if size >= most), largest)
-    return [
-        size
-        for size in GRAPHS
-        if size <= largest and (size <= whole or size % (32 if size < 256 else 64) == 0)
-    ]
+    return SamplingParams(
+        temperature=temperature,
+        max_tokens=exact or cap,
+        min_tokens=exact or 0,
+        ignore_eos=exact is not None,
+        seed=seed,
+    )
 
 
 def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:

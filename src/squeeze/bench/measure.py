@@ -82,6 +82,7 @@ class Bench:
         try:
             with Served(model, self._served_as, log) as served:
                 served.wait(tell)
+                _refuse_other_prompts(served, self.baseline)
                 told: dict[str, Any] = {}
                 said = self.baseline.sampled
                 if known is not None:
@@ -243,6 +244,18 @@ def _add(timings: dict[str, Timing], part: Slice, timing: Timing) -> None:
     timings[part.benchmark] = Timing(
         seconds=before.seconds + timing.seconds, tokens=before.tokens + timing.tokens
     )
+
+
+def _refuse_other_prompts(served: Served, baseline: Measurement) -> None:
+    """Raise CandidateError when a model's tokenizer or context makes other prompts than the baseline's."""
+    expected = baseline.engine.get("prompts")  # a measurement of before has none
+    if expected is not None and served.engine["prompts"] != expected:
+        raise CandidateError(
+            "a candidate must be asked the baseline's prompts; its tokenizer, chat template or context "
+            "length differs; give it the baseline's",
+            stage="engine",
+            kind="load",
+        )
 
 
 def _refuse_empty(benchmark: str, answers: dict[int, Question]) -> None:

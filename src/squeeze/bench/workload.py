@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,9 +13,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from squeeze.bench import tasks
 from squeeze.config import Part, digest, read_yaml
-from squeeze.data.sets import HUB
+from squeeze.data.sets import HUB, local_file
 from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import ConfigError
+from squeeze.folder import file_hash
 
 WORKLOADS = Path(__file__).parent / "workloads"
 
@@ -43,8 +43,9 @@ class EngineArguments(Part):
 class Workload(Part):
     """The questions that a model is asked, and how it is served and timed meanwhile.
 
-    data: ``"hub"`` or a folder of local files. questions: benchmark -> how many, None = all. draw: the seed
-    of which ones, and in what order. after: benchmark -> questions of an earlier measurement with the same
+    data: ``"hub"`` or a folder of local files. skip_bad_rows: leave rows out that do not fit their columns,
+    and say so, where they are otherwise an error. questions: benchmark -> how many, None = all. draw: the
+    seed of which ones, and in what order. after: benchmark -> questions of an earlier measurement with the same
     draw, which are asked only when no others are left. max_tokens: cap of one answer; None = the benchmark's
     own (quick) cap. first_block: the share of the questions that is asked, and may end a candidate, before
     the rest. probe: questions of each benchmark in the speed probe, where an answer is as long as the
@@ -58,6 +59,7 @@ class Workload(Part):
 
     name: str
     data: str = HUB
+    skip_bad_rows: bool = False
     questions: Mapping[str, int | None]
     draw: int = 42
     after: Mapping[str, int] = {}
@@ -109,14 +111,7 @@ class Workload(Part):
             return HUB
         found = {}
         for name in sorted(self.questions):
-            files = [Path(self.data) / f"{name}{suffix}" for suffix in (".parquet", ".jsonl")]
-            present = next((file for file in files if file.is_file()), None)
-            if present is None:
-                raise ConfigError(
-                    f"a data folder must hold {files[0].name} or {files[1].name}; neither is in {self.data}; "
-                    f"put one there or choose another source"
-                )
-            found[name] = hashlib.sha256(present.read_bytes()).hexdigest()
+            found[name] = file_hash(local_file(name, Path(self.data)))
         return found
 
     def drawn(self, benchmark: str, rows: int) -> list[int]:

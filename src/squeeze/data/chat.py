@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.config import Calibration, digest
-from squeeze.data.sets import HUB, load_rows
+from squeeze.data.sets import HUB, load_rows, read_rows
 from squeeze.errors import ConfigError
 
 _ROLES = {
@@ -113,23 +113,15 @@ def source_rows(calibration: Calibration, data: str) -> Sequence[Mapping[str, An
     """The first rows of a source, enough to draw the samples from. Raises ConfigError for a wrong source."""
     limit = max(_LEAST, _LOOKED_AT * calibration.samples)
     if calibration.source == "manta":
-        return load_rows("manta", data, limit)
-    check_source(calibration, data)
-    import datasets
-
-    datasets.disable_progress_bars()
-    path = Path(calibration.source)
-    loader = "parquet" if path.suffix == ".parquet" else "json"
-    try:
-        table = datasets.load_dataset(loader, data_files=str(path), split="train")
-    except Exception as error:
+        rows = load_rows("manta", data, limit)
+    else:
+        check_source(calibration, data)
+        rows = read_rows(Path(calibration.source), limit)
+    columns = {column for row in rows for column in row}
+    if not {"conversations", "messages"} & columns:
+        where = calibration.source if calibration.source != "manta" else f"manta of {data}"
         raise ConfigError(
-            f"calibration.source must be a readable {path.suffix} file; {path}: "
-            f"{type(error).__name__}; write it again"
-        ) from error
-    if not {"conversations", "messages"} & set(table.column_names):
-        raise ConfigError(
-            f"calibration.source must have a column conversations or messages; {path} has "
-            f"{', '.join(table.column_names)}; rename one"
+            f"calibration.source must have a column conversations or messages; {where} has "
+            f"{', '.join(sorted(columns)) or 'none'}; rename one"
         )
-    return [table[index] for index in range(min(limit, len(table)))]
+    return rows

@@ -2,98 +2,188 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from squeeze.data import rows as must
+from squeeze.data.rows import Check, Misfit, misfits
+from squeeze.data.rows import Row as Row
 from squeeze.errors import ConfigError, SetupError
-
-Row = Mapping[str, Any]
-"""One example of a data set: column name -> value."""
 
 HUB = "hub"
 """The source that means: load every set from the Hugging Face hub."""
 
+TOLD = 3
+"""Rows that do not fit which are named one by one."""
+
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set lives on the hub and the columns its rows must have."""
+    """Where a data set lives on the hub, and its columns with what each must hold."""
 
     hub_id: str
     split: str
-    columns: tuple[str, ...]
+    columns: Mapping[str, Check]
     config: str | None = None
-    gated: bool = False
 
+
+_CHOICE = {"question": must.text, "options": must.options, "solution": must.solution}
 
 SETS: Mapping[str, DataSet] = {
-    "kmmlu_pro": DataSet("LGAI-EXAONE/KMMLU-Pro", "test", ("question", "options", "solution"), gated=True),
-    "kmmlu_redux": DataSet(
-        "LGAI-EXAONE/KMMLU-Redux", "test", ("question", "options", "solution"), gated=True
-    ),
+    "kmmlu_pro": DataSet("LGAI-EXAONE/KMMLU-Pro", "test", _CHOICE),
+    "kmmlu_redux": DataSet("LGAI-EXAONE/KMMLU-Redux", "test", _CHOICE),
     "ko_longrag": DataSet(
         "LGAI-EXAONE/Ko-LongRAG",
         "test",
-        ("id", "titles", "context", "question", "answer", "prompt", "task"),
+        {
+            "id": must.label,
+            "titles": must.texts,
+            "context": must.text,
+            "question": must.text,
+            "answer": must.words,
+            "prompt": must.wording,
+            "task": must.text,
+        },
         config="ko_longrag",
     ),
     "komt_bench": DataSet(
-        "LGAI-EXAONE/KoMT-Bench", "train", ("question_id", "category", "turns", "reference")
+        "LGAI-EXAONE/KoMT-Bench",
+        "train",
+        {
+            "question_id": must.number,
+            "category": must.text,
+            "turns": must.two_turns,
+            "reference": must.references,
+        },
     ),
-    "manta": DataSet("LGAI-EXAONE/MANTA-1M", "train", ("conversations",)),
+    "manta": DataSet("LGAI-EXAONE/MANTA-1M", "train", {}),  # read by squeeze.data.chat
 }
 
 
+@dataclass(frozen=True)
+class Questions:
+    """The rows of a benchmark that fit, each with its place in the set (from 0), and those left out."""
+
+    rows: Sequence[tuple[int, Row]]
+    left_out: Sequence[Misfit] = ()
+
+
+def load_questions(name: str, source: str = HUB, *, skip_bad_rows: bool = False) -> Questions:
+    """Load the rows of a benchmark and hold each against what its columns must be.
+
+    skip_bad_rows: leave those out that do not fit. Raises what ``load_rows`` does, and ConfigError, with the
+    first rows that do not fit and their number, unless they are to be left out or fewer than 2 would remain.
+    """
+    found = load_rows(name, source)
+    bad = misfits(SETS[name].columns, found)
+    told = f"{len(bad)} of {len(found)} do not: " + "; ".join(map(str, bad[:TOLD]))
+    told += f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
+    if bad and not skip_bad_rows:
+        raise ConfigError(
+            f"every row of {name} must fit its columns; {told}; mend the data, or let the workload say "
+            f"skip_bad_rows: true"
+        )
+    if len(found) - len(bad) < 2:
+        raise ConfigError(
+            f"{name} must have 2 rows or more that fit; {source} has {len(found) - len(bad)}"
+            + (f" ({told})" if bad else "")
+            + "; mend the data"
+        )
+    left_out = {one.row - 1 for one in bad}
+    return Questions([(index, row) for index, row in enumerate(found) if index not in left_out], bad)
+
+
 def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequence[Row]:
-    """Load the rows of a data set, in their stored order.
+    """Load the rows of a data set, in their stored order, whatever their columns hold.
 
     name: a key of ``SETS``. source: ``"hub"``, or a folder that holds ``<name>.parquet`` or
     ``<name>.jsonl`` with the hub's columns. limit: at most that many rows, from the start; a
     negative one: from the end.
 
-    Raises ConfigError for an unknown set, a missing file or a missing column, SetupError when the
-    hub cannot be reached or the set is gated.
+    Raises ConfigError for an unknown set, a missing or unreadable file or a missing column, SetupError when
+    the hub does not give the set.
     """
     spec = SETS.get(name)
     if spec is None:
         raise ConfigError(f"a data set must be one of {', '.join(SETS)}; got {name!r}")
+    found = _from_hub(spec, limit) if source == HUB else read_rows(local_file(name, Path(source)), limit)
+    given = {column for row in found for column in row}
+    missing = [column for column in spec.columns if column not in given]
+    if missing:
+        raise ConfigError(
+            f"{name} must have the columns {', '.join(spec.columns)}; {source} lacks {', '.join(missing)}; "
+            f"mend the data"
+        )
+    return found
+
+
+def local_file(name: str, folder: Path) -> Path:
+    """The file of a data set in a folder. Raises ConfigError when there is none."""
+    paths = [folder / f"{name}{suffix}" for suffix in (".parquet", ".jsonl")]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"a data folder must hold {paths[0].name} or {paths[1].name}; neither is in {folder}; "
+        f"put one there or choose another source"
+    )
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[Row]:
+    """The rows of a ``.parquet`` or ``.jsonl`` file. limit: as of ``load_rows``.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    rows = _parquet(path) if path.suffix == ".parquet" else _jsonl(path)
+    try:
+        return list(deque(rows, -limit) if limit and limit < 0 else islice(rows, limit))
+    except (OSError, ValueError) as error:  # what pyarrow raises is one of them too
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"a data file must be readable {path.suffix}; {path}: {told}; write it again"
+        ) from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            yield row
+
+
+def _from_hub(spec: DataSet, limit: int | None) -> Sequence[Row]:
     import datasets  # heavy: only a child process loads rows
 
     datasets.disable_progress_bars()
-    if source == HUB:
-        split = spec.split if limit is None else f"{spec.split}[{f':{limit}' if limit > 0 else f'{limit}:'}]"
-        try:
-            table = datasets.load_dataset(spec.hub_id, spec.config, split=split)
-        except Exception as error:
-            remedy = (
-                "accept its terms on the hub and set HF_TOKEN, or give a folder of local files"
-                if spec.gated
-                else "go online once, or give a folder of local files"
-            )
-            raise SetupError(
-                f"the data set {spec.hub_id} could not be loaded ({type(error).__name__}); {remedy}"
-            ) from error
-    else:
-        table = _local_table(name, Path(source))
-    missing = [column for column in spec.columns if column not in table.column_names]
-    if missing:
-        raise ConfigError(
-            f"{name} must have the columns {', '.join(spec.columns)}; {source} lacks {', '.join(missing)}"
-        )
-    rows = range(len(table))
-    return [table[index] for index in (rows[limit:] if limit and limit < 0 else rows[:limit])]
-
-
-def _local_table(name: str, folder: Path) -> Any:
-    """The one file of that set in a folder, as a ``datasets.Dataset``."""
-    import datasets
-
-    for suffix, loader in ((".parquet", "parquet"), (".jsonl", "json")):
-        path = folder / f"{name}{suffix}"
-        if path.is_file():
-            return datasets.load_dataset(loader, data_files=str(path), split="train")
-    raise ConfigError(
-        f"a data folder must hold {name}.parquet or {name}.jsonl; neither is in {folder}; "
-        f"put one there or choose another source"
-    )
+    split = spec.split if limit is None else f"{spec.split}[{f':{limit}' if limit > 0 else f'{limit}:'}]"
+    try:
+        table = datasets.load_dataset(spec.hub_id, spec.config, split=split)
+    except Exception as error:
+        told = " ".join(str(error).split())
+        remedy = "go online once, with HF_TOKEN set if the set needs one"
+        if "gated" in told:
+            remedy = f"accept its terms at https://huggingface.co/datasets/{spec.hub_id} and set HF_TOKEN"
+        raise SetupError(
+            f"the data set {spec.hub_id} could not be loaded ({type(error).__name__}: {told[:160]}); "
+            f"{remedy}, or give a folder of local files"
+        ) from error
+    return list(table)

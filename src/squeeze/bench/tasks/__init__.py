@@ -5,7 +5,8 @@ A benchmark module has
 - ``MAX_TOKENS``: the most tokens one answer may have in a quick workload (else the workload says it);
 - ``TURNS``: how many turns a conversation has;
 - ``messages(row, answers)``: the chat up to the next user turn, given the answers so far;
-- ``score(row, answers)``: 0.0–1.0, or None where answers are not scored here.
+- ``score(row, answers)``: 0.0–1.0, or None where answers are not scored here;
+- ``temperature(row)``, if it likes: what answers are drawn with; without it they are greedy.
 """
 
 from __future__ import annotations

@@ -8,20 +8,24 @@ from collections import Counter
 from collections.abc import Sequence
 
 from squeeze.bench.tasks import Message
+from squeeze.data.rows import PLACEHOLDERS
 from squeeze.data.sets import Row
 
 MAX_TOKENS = 64
 TURNS = 1
 
+_PLACES = re.compile("|".join(rf"\{{{name}\}}" for name in PLACEHOLDERS))
+
 
 def messages(row: Row, answers: Sequence[str] = ()) -> list[Message]:
     """One user turn: the row's own prompt with titles, context and question put in."""
-    text = str(row["prompt"])
-    filled = (
-        text.replace("{titles}", ", ".join(row["titles"]))
-        .replace("{context}", str(row["context"]))
-        .replace("{question}", str(row["question"]))
-    )
+    columns = {
+        "{titles}": ", ".join(row["titles"]),
+        "{context}": row["context"],
+        "{question}": row["question"],
+    }
+    # All in one go: a context may itself hold the word {question}, which is then no place for it.
+    filled = _PLACES.sub(lambda place: str(columns[place[0]]), row["prompt"])
     return [{"role": "user", "content": filled}]
 
 
@@ -31,7 +35,12 @@ def score(row: Row, answers: Sequence[str]) -> float:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """F1 over words, after NFKC, lower case, and dropping everything but letters, digits and spaces."""
+    """F1 over words, each counted as often as it is there (as in SQuAD, arXiv:1606.05250).
+
+    Words are what spaces part, after NFKC, lower case, and a space for every sign that is no letter, digit or
+    underscore. Particles stay on their nouns and articles are not dropped: Korean has no such list that all
+    agree on. That there is no answer in the text is an answer like any other.
+    """
     got, want = _words(answer), _words(reference)
     if not got or not want:
         return float(got == want)
