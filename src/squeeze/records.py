@@ -220,7 +220,7 @@ class Measurement(Record):
         for name, questions in self.questions.items():
             if count := sum(question.shortened for question in questions):
                 told.append(
-                    f"{name}: {count} of {len(questions)} questions were too long and lost their middle"
+                    f"{name}: cut the middle of {count} of {len(questions)} prompts, which are too long"
                 )
         return tuple(told)
 
