@@ -45,16 +45,16 @@ class Workload(Part):
 
     data: ``"hub"`` or a folder of local files. skip_bad_rows: leave rows out that do not fit their columns,
     and say so, where they are otherwise an error. questions: benchmark -> how many, None = all. draw: the
-    seed of which ones, and in what order. after: benchmark -> questions of an earlier measurement with the same
-    draw, which are asked only when no others are left. max_tokens: cap of one answer; None = the benchmark's
-    own (quick) cap. first_block: the share of the questions that is asked, and may end a candidate, before
-    the rest. probe: questions of each benchmark in the speed probe, where an answer is as long as the
-    baseline's mean one. probe_tokens: the most tokens of an answer there. probes: passes of the probe.
-    divergence: tokens of the baseline's own words over which a candidate's divergence from it is taken, at
-    first and then in all; none: it is not. perplexity: rows of held-out text (``squeeze.data.held_out``) over
-    which a model's perplexity is taken; none: it is not. repeats: timed passes over everything.
-    start_deadline_s, part_deadline_s: for an engine's start, and for the answers to what is asked of one
-    benchmark in one go.
+    seed of which ones, and in what order. after: benchmark -> questions of an earlier measurement with the
+    same draw, which are asked only when no others are left. max_tokens: cap of one answer; None = the
+    benchmark's own (quick) cap. first_block: the share of the questions that is asked, and may end a
+    candidate, before the rest. probe: questions of each benchmark in the speed probe, where an answer is as
+    long as the baseline's mean one. probe_tokens: the most tokens of an answer there. probes: passes of the
+    probe. divergence: tokens of the baseline's own words over which a candidate's divergence from it is
+    taken, at first and then in all; none: it is not. perplexity: rows of held-out text
+    (``squeeze.data.held_out``) over which a model's perplexity is taken; none: it is not. repeats: timed
+    passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
+    what is asked of one benchmark in one go.
     """
 
     name: str
