@@ -6,7 +6,9 @@ import argparse
 import os
 import re
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import IO, TYPE_CHECKING, NoReturn
@@ -28,10 +30,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     ConfigError → 2, SetupError → 3, CandidateError → 1, each as one line on stderr; an interrupt,
     SIGTERM or SIGHUP → 130. A second interrupt leaves at once.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, _interrupt)
+    _heed_signals()
     try:
         code = main()
         sys.stdout.flush()
@@ -67,16 +66,30 @@ def tables(file: IO[str], width: int) -> Console:
     return Tables(file=file, width=shown, highlight=False, markup=False)
 
 
-_interrupts = 0
+_HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _heed_signals() -> None:
+    """Have the first SIGINT, SIGTERM or SIGHUP unwind, and a second one leave at once, whatever goes on."""
+    for number in _HEEDED:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_leave_at_second, args=(ours,), name="signals", daemon=True).start()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """The first signal unwinds; a second one leaves at once, whatever is going on."""
-    global _interrupts
-    _interrupts += 1
-    if _interrupts > 1:
-        os._exit(INTERRUPTED)  # children follow: they die with the process they came from
     raise KeyboardInterrupt
+
+
+def _leave_at_second(signals: socket.socket) -> None:
+    # A thread: while the main one waits inside a library, for a locked database say, no handler is called.
+    heard = 0
+    while heard < 2:
+        heard += signals.recv(1)[0] in _HEEDED
+    os._exit(INTERRUPTED)  # children follow: they die with the process they came from
 
 
 class _Parser(argparse.ArgumentParser):

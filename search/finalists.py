@@ -161,5 +161,8 @@ def _show_in_dashboard(study: optuna.Study, records: list[TrialRecord]) -> None:
         for record, score in best_first(records)
         if record.confirmed
     }
-    if said != study.user_attrs.get(CONFIRMED, {}):
+    told = study.user_attrs.get(CONFIRMED, {})
+    mine = {f"trial {record.number}" for record in records}
+    said |= {name: value for name, value in told.items() if name not in mine}  # what other workers found
+    if said != told:
         study.set_user_attr(CONFIRMED, said)

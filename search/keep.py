@@ -15,13 +15,20 @@ KEPT = 3
 
 
 def kept_numbers(study: str, records: list[TrialRecord]) -> list[int]:
-    """The trials whose models stay: the best ``KEPT`` whose folders are there and whole, best first."""
+    """The trials whose models stay, best first: the best ``KEPT`` that are verified by their hashes.
+
+    A model that cannot be read now stays too, but takes nobody's place: it is neither damaged nor known to be
+    whole.
+    """
     there = _models(study)
     kept: list[int] = []
+    verified = 0
     for record, _ in best_first([record for record in records if record.number in there]):
-        if len(kept) == KEPT:
+        if verified == KEPT:
             break
-        if is_whole(there[record.number]):
+        whole = is_whole(there[record.number])
+        verified += whole is True
+        if whole is not False:
             kept.append(record.number)
     return kept
 
@@ -33,19 +40,17 @@ def needed_outputs(best: TrialRecord | None, base_key: str, data: str) -> set[st
     return {key.output for key in stage_keys(best.config, base_key, data).values()}
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a model folder is there and no file is known to differ from its manifest.
-
-    A file that cannot be read now is no proof of damage: the folder counts as whole and stays.
-    """
+def is_whole(folder: Path) -> bool | None:
+    """Whether a model folder is there with every file as its manifest says; None: it cannot be read now."""
     if not folder.is_dir():
         return False
     try:
         verify_manifest(folder)
-    except ConfigError:
-        return False
+    except ConfigError as error:
+        cause = error.__cause__
+        return None if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) else False
     except OSError:
-        return True
+        return None
     return True
 
 

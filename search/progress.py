@@ -15,6 +15,7 @@ from search.cli import printable
 from search.records import TrialRecord, best_first, standing, study_folder, write_whole
 from search.workers import owner
 from squeeze.config import Training
+from squeeze.errors import SetupError
 from squeeze.records import Score
 
 
@@ -73,7 +74,8 @@ class Progress:
             "best": self._best_value,
             "seconds_left": self.seconds_left,
         }
-        write_whole(study_folder(self.study) / "live.json", json.dumps(state))
+        with contextlib.suppress(SetupError):  # a disk that is full for a moment ends no trial
+            write_whole(study_folder(self.study) / "live.json", json.dumps(state))
         if self._status is not None:
             self._status.update(self._line())
 

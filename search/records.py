@@ -50,9 +50,10 @@ class TrialRecord(Record):
     and not loaded with the record. baseline: key of the baseline's measurement that it was scored against.
     bounds: rung -> the highest Score still possible after it. estimates: rung -> what it said. reached:
     rung -> s since measuring began. seconds: stage -> s. reason: why it was pruned or failed; None when it
-    was measured to the end. failure: its class. audit: why it would have been pruned, had it not been drawn
-    to be measured to the end all the same. audit_best: what was to beat then. score: what it measured,
-    which Optuna has too and which never changes. confirmation: what a finalist's second measurement said.
+    was measured to the end. failure: its class. log_tail: what its process printed last, when it failed.
+    audit: why it would have been pruned, had it not been drawn to be measured to the end all the same.
+    audit_best: what was to beat then. score: what it measured, which Optuna has too and which never changes.
+    confirmation: what a finalist's second measurement said.
     """
 
     number: int
@@ -69,6 +70,7 @@ class TrialRecord(Record):
     seconds: Mapping[str, float] = {}
     reason: str | None = None
     failure: FailureClass | None = None
+    log_tail: str | None = None
     audit: str | None = None
     audit_best: float | None = None
     confirmation: Confirmation | None = None

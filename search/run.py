@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.prepare import open_search
     from search.progress import Progress
     from search.records import audits, standing
-    from search.settle import Past, catch_up
+    from search.settle import Past, better_elsewhere, catch_up
     from search.show import best_told, print_table, with_and_without_training
     from search.storage import told_in_a_line
     from search.study import alone, finished, this_worker
@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if progress.done < arguments.trials:
             with progress.live(), search.measuring(progress) as (plan, bench):
                 _loop(arguments, ends, search.study, search.mirror, past, reaper, plan, bench, progress)
+            progress.done = finished(search.study)
         if progress.done >= arguments.trials:
             confirm(search, past.records, progress, arguments.finalists, ends)
     print_table(past.records, standing(past.records), sys.stdout)
@@ -125,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if judged:
         print(f"prunes audited to the end: {judged}, of which wrong: {wrong}", file=sys.stderr)
     if line := best_told(past.records):
+        print(line, file=sys.stderr)
+    if line := better_elsewhere(search.study, past.records):
         print(line, file=sys.stderr)
     return 0
 
@@ -147,6 +150,7 @@ def _loop(
     from search.study import finished
     from search.trial import run_trial
     from search.workers import beating
+    from squeeze.failures import is_full
     from squeeze.folder import content_key
 
     failures = 0
@@ -167,7 +171,14 @@ def _loop(
             with contextlib.suppress(Exception):  # the database may be what broke; the next start does it
                 abandon(study, study.get_trials(deepcopy=False)[trial.number], cut_off=False)
             raise
-        if not settle(study, mirror, past, record):
+        try:
+            kept = settle(study, mirror, past, record)
+        except SetupError as error:
+            if plan.cache is None or not is_full(error):
+                raise
+            plan.cache.shrink(0)  # it is measured: its record is worth more than what can be made again
+            kept = settle(study, mirror, past, record)
+        if not kept:
             progress.say(f"trial {record.number} was given up by another worker: no heartbeats reached it")
             continue
         if plan.cache is not None:

@@ -26,7 +26,7 @@ from search.records import (
     save_trial,
 )
 from search.study import CONFIG, add_to_mirror, mirrored
-from search.workers import CUT_OFF, DOUBLE, FAILED, RETRY_OF, Reaper, requeue
+from search.workers import CUT_OFF, DOUBLE, FAILED, OWNER, RETRY_OF, Reaper, requeue
 from squeeze.config import CompressionConfig
 from squeeze.errors import FailureClass
 
@@ -152,6 +152,24 @@ def abandon(study: optuna.Study, trial: FrozenTrial, *, cut_off: bool) -> None:
     drop_measurement(study.study_name, trial.number)
     requeue(study, trial, {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1} if cut_off else None)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def better_elsewhere(study: optuna.Study, records: list[TrialRecord]) -> str | None:
+    """Which trial of another worker beat ours at its first measurement, in a line; None when none did."""
+    mine = {record.number for record in records}
+    others = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.number not in mine and trial.value is not None
+    ]
+    best = max(others, key=lambda trial: trial.value or 0.0, default=None)
+    own = max((record.score.value for record in records if record.score), default=0.0)
+    if best is None or best.value is None or best.value <= own:
+        return None
+    return (
+        f"another worker has trial {best.number} with Score {best.value:.4f}; its record and model are in "
+        f"that worker's folder, on {best.user_attrs.get(OWNER, '').partition(':')[0] or 'another machine'}"
+    )
 
 
 def _given_up(trial: FrozenTrial) -> TrialRecord:

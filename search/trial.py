@@ -25,13 +25,13 @@ from spaces import Space
 from squeeze.bench.measure import Bench
 from squeeze.cache import Cache
 from squeeze.config import CompressionConfig
+from squeeze.deadlines import COPY_S, Deadlines
 from squeeze.errors import CandidateError
+from squeeze.failures import log_tail
 from squeeze.pipeline import build_in_child
 from squeeze.records import Artifact, Estimate, Measurement, Score
+from squeeze.secret import hidden
 from squeeze.target import Target
-
-BUILD_DEADLINE_S, EPOCH_DEADLINE_S = 3600.0, 7200.0
-"""A build that takes longer, and longer for each epoch of training, hangs."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
 
     base: the base model's folder. data: where the data sets are. cache: of the outputs of stages.
     baseline_key: of ``baseline``. speeds: of shapes, added to. gate: bounds quality by divergence, added
-    to. audit: share of prunes that are measured to the end all the same.
+    to. deadlines: of stages, added to. audit: share of prunes that are measured to the end all the same.
     """
 
     study: str
@@ -54,6 +54,7 @@ class Plan:
     baseline_key: str
     speeds: Speeds
     gate: Gate = field(default_factory=Gate)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     audit: float = 0.0
     seed: int = 42
 
@@ -96,8 +97,9 @@ def run_trial(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress)
         reason = _work(trial, plan, bench, progress, found)
         return _record(trial, plan, found, state="pruned" if reason else "complete", reason=reason)
     except CandidateError as error:
-        reason = f"{error.kind} in {error.stage}: {error}"
-        return _record(trial, plan, found, state="failed", reason=reason, failure=error.kind)
+        reason = hidden(f"{error.kind} in {error.stage}: {error}")
+        tail = log_tail(_log(plan, trial))
+        return _record(trial, plan, found, state="failed", reason=reason, failure=error.kind, log_tail=tail)
     finally:
         plan.gate.learn(found.config, found.estimates)
 
@@ -108,22 +110,26 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     broken = plan.target.refuse(found.config)
     if broken:
         raise CandidateError(broken[0], stage="target", kind="kernel")
-    log = study_folder(plan.study) / "logs" / f"{trial.number:04d}.log"
+    log = _log(plan, trial)
     out = model_folder(plan.study, trial.number)
 
     def build(config: CompressionConfig) -> Artifact:
         if out.exists():  # of a run that died after building it, or of the shape alone
             shutil.rmtree(out)
-        return build_in_child(
+        limits = plan.deadlines.stages(config)
+        built = build_in_child(
             config,
             plan.base,
             out,
             plan.data,
             log=log,
-            deadline_s=BUILD_DEADLINE_S + config.epochs * EPOCH_DEADLINE_S,
+            deadline_s=COPY_S + sum(limits.values()),
+            limits=limits,
             tell=progress.tell,
             cache=plan.cache,
         )
+        plan.deadlines.learn(built)
+        return built
 
     shape = Shape.of(found.config, plan.target.decoder)
     speed = plan.speeds.known.get(shape)
@@ -156,6 +162,10 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     found.estimates[found.measurement.rung] = plan.objective.estimate(found.measurement, plan.baseline)
     found.score = plan.objective.score(found.measurement, plan.baseline)
     return None
+
+
+def _log(plan: Plan, trial: optuna.Trial) -> Path:
+    return study_folder(plan.study) / "logs" / f"{trial.number:04d}.log"
 
 
 def _slower_than_known(shape: Shape, trial: optuna.Trial, plan: Plan, found: _Findings) -> str | None:

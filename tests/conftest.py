@@ -1,10 +1,16 @@
-"""A tiny random EXAONE-4 model and conversations in its language, made once a run."""
+"""A tiny random EXAONE-4 model and conversations in its language, made once a run; a PostgreSQL server."""
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import pwd
 import shutil
-from collections.abc import Callable
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +103,37 @@ def logits(tiny: Path, talk: Path) -> Callable[..., Any]:
             return loaded(input_ids=prompt, use_cache=False).logits[0].float()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL, with a password, of an empty database of a PostgreSQL server that is started here."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed; with Debian: apt-get install postgresql")
+    programs = found[-1].parent
+    # It refuses to be run by root, and cannot enter pytest's folders then.
+    user = pwd.getpwnam("postgres" if os.getuid() == 0 else getpass.getuser())
+    place = Path(tempfile.mkdtemp(prefix="postgres-"))
+    try:
+        (place / "password").write_text("canary-in-the-url")
+        for path in (place, place / "password"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+
+        def run(*command: str | Path) -> None:
+            subprocess.run(command, user=user.pw_uid, group=user.pw_gid, cwd=place, check=True, timeout=120)
+
+        create = ["--auth=scram-sha-256", "--username=squeeze", f"--pwfile={place / 'password'}"]
+        run(programs / "initdb", f"--pgdata={place / 'data'}", *create, "--no-sync")
+        options = f"-p {port} -k {place} -c listen_addresses=127.0.0.1 -c fsync=off"
+        control = [programs / "pg_ctl", "-D", place / "data", "-w", "-l", place / "log"]
+        run(*control, "-o", options, "start")
+        try:
+            yield f"postgresql://squeeze:canary-in-the-url@127.0.0.1:{port}/postgres"
+        finally:
+            run(*control, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -38,6 +38,11 @@ def answer(request: Any, tell: Any) -> Any:
             inside = subprocess.Popen([sys.executable, "-c", code])
             outside = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
             return inside.pid, outside.pid
+        case "stages":
+            for name in ("depth", "depth", "quantize"):
+                tell({"stage": name})
+                time.sleep(0.4)
+            time.sleep(600)
         case "hang":
             time.sleep(600)
         case "hang deaf":
@@ -141,6 +146,20 @@ def test_a_hung_child_is_a_timeout_and_all_it_started_is_gone(tmp_path: Path) ->
         assert not one.alive
         for process in (pid, *grandchildren):
             assert gone(process, 0.5)
+
+
+def test_a_stage_that_takes_too_long_is_the_one_that_is_told(tmp_path: Path) -> None:
+    with start(tmp_path) as one:
+        one.call("pid", deadline_s=20)
+        with pytest.raises(CandidateError, match="no answer within 1 s") as caught:
+            one.call("stages", deadline_s=60, limits={"depth": 30, "quantize": 1})
+        assert (caught.value.kind, caught.value.stage) == ("timeout", "quantize")
+        assert not one.alive
+    with start(tmp_path) as other:
+        other.call("pid", deadline_s=20)
+        with pytest.raises(CandidateError, match="no answer within 2 s") as caught:
+            other.call("stages", deadline_s=2, limits={"depth": 30, "quantize": 30})
+        assert (caught.value.kind, caught.value.stage) == ("timeout", "test")
 
 
 @pytest.mark.parametrize(

@@ -104,16 +104,24 @@ class Child:
         """Whether the process still runs (or has yet to start)."""
         return self._listen(0)
 
-    def call(self, request: Any, *, deadline_s: float, tell: Callable[[Event], None] = lambda _: None) -> Any:
+    def call(
+        self,
+        request: Any,
+        *,
+        deadline_s: float,
+        tell: Callable[[Event], None] = lambda _: None,
+        limits: Mapping[str, float] | None = None,
+    ) -> Any:
         """Send a request and wait for its answer.
 
-        deadline_s: seconds for the whole answer; the first call also waits for the server's imports.
+        deadline_s: seconds for the whole answer; the first call also waits for the server's imports. limits:
+        of the stages that the child tells of; a timeout is filed under the stage that took longer.
         Raises CandidateError (timeout, killed, or what the child says), ConfigError or SetupError as the
         child raised them. After a timeout, a death or any exception here (Ctrl-C too) that leaves an
         answer outstanding, the child and everything it started is gone.
         """
         self.ask(request)
-        return self.answer(deadline_s=deadline_s, tell=tell)
+        return self.answer(deadline_s=deadline_s, tell=tell, limits=limits)
 
     def ask(self, request: Any) -> None:
         """Send a request without waiting for its answer; see ``answer``. Raises CandidateError (killed)."""
@@ -123,14 +131,24 @@ class Child:
             self.kill()
             raise
 
-    def answer(self, *, deadline_s: float, tell: Callable[[Event], None] = lambda _: None) -> Any:
+    def answer(
+        self,
+        *,
+        deadline_s: float,
+        tell: Callable[[Event], None] = lambda _: None,
+        limits: Mapping[str, float] | None = None,
+    ) -> Any:
         """Wait for the answer to the request that was sent; see ``call``."""
-        ends = time.monotonic() + deadline_s
-        answered = False
+        limits = limits or {}
+        whole = (time.monotonic() + deadline_s, deadline_s, self.stage)
+        now, answered = whole, False
         try:
             while True:
-                kind, value = self._receive(ends, deadline_s)
+                kind, value = self._receive(*now)
                 if kind == "event":
+                    begun = str(value.get("stage", ""))
+                    if begun in limits and begun != now[2]:
+                        now = min(whole, (time.monotonic() + limits[begun], limits[begun], begun))
                     tell(value)
                     continue
                 answered = True
@@ -147,7 +165,7 @@ class Child:
         except OSError as error:
             self._died(error)
 
-    def _receive(self, ends: float, deadline_s: float) -> tuple[str, Any]:
+    def _receive(self, ends: float, deadline_s: float, stage: str) -> tuple[str, Any]:
         try:
             if self._pipe.poll(max(0.0, ends - time.monotonic())):
                 kind, value = self._pipe.recv()
@@ -155,7 +173,7 @@ class Child:
         except (EOFError, OSError) as error:
             self._died(error)
         raise CandidateError(
-            f"no answer within {deadline_s:.0f} s; see {self.log}", stage=self.stage, kind="timeout"
+            f"no answer within {deadline_s:.0f} s; see {self.log}", stage=stage, kind="timeout"
         )
 
     def kill(self) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import faulthandler
 import gc
 import importlib
@@ -29,7 +28,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from squeeze.errors import CandidateError, ConfigError, FailureClass, SetupError
+from squeeze.errors import CandidateError, ConfigError, SetupError
+from squeeze.failures import classified
 
 MESSAGE_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
@@ -167,39 +167,6 @@ def _answer(pipe: Connection, make: bytes, stage: str) -> None:
             pipe.send(("error", classified(error, stage)))
         sys.stdout.flush()
         sys.stderr.flush()
-
-
-def classified(error: Exception, stage: str, otherwise: FailureClass = "other") -> CandidateError:
-    """The CandidateError for whatever a library raised; ``otherwise`` is the class of what is not known."""
-    text = " ".join(str(error).split())
-    lowered = f"{type(error).__name__} {text}".lower()
-    kind = otherwise
-    if isinstance(error, MemoryError) or any(word in lowered for word in _MEMORY):
-        kind = "oom"
-    elif (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
-        word in lowered for word in _DISK
-    ):
-        kind = "disk"
-        text = f"the disk is full; {text}; free some space and start again"
-    elif "architecture" not in lowered and any(word in lowered for word in _KERNEL):
-        kind = "kernel"
-    return CandidateError(f"{type(error).__name__}: {text[:500]}", stage=stage, kind=kind)
-
-
-_MEMORY = (
-    "out of memory",
-    "outofmemory",
-    "can't allocate memory",
-    "kv cache is needed, which is larger than the available",
-    "no available memory for the cache blocks",
-    "less than requested memory for kv",
-    "less than desired gpu memory utilization",
-    "less than desired cpu memory utilization",
-)
-_DISK = ("no space left on device", "os error 28", "os error 122", "disk quota exceeded")
-"""As safetensors tells it, whose errors have no number."""
-
-_KERNEL = ("kernel", "not supported", "unsupported", "notimplemented", "minimum capability", "no backend")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from squeeze.config import (
 from squeeze.data.chat import check_source, source_key
 from squeeze.data.sets import HUB
 from squeeze.decoder import Decoder
-from squeeze.errors import ConfigError, SqueezeError
+from squeeze.errors import ConfigError
+from squeeze.failures import told_as
 from squeeze.folder import (
     Manifest,
     content_files,
@@ -39,7 +40,6 @@ from squeeze.folder import (
     validate,
     write_manifest,
 )
-from squeeze.forkserver import classified
 from squeeze.records import Artifact
 from squeeze.stages import Context, Stage
 from squeeze.target import calibrates, refuse_shape
@@ -102,7 +102,7 @@ def _build(
     for name, part in config.parts:
         tell({"stage": name})
         started = time.monotonic()
-        with _told_as(name), cache.alone(keys[name].output):
+        with told_as(name), cache.alone(keys[name].output):
             found = cache.find(keys[name].output)
             if found is None:
                 found = _make(name, part, source, base, data, tell, cache, keys[name], manifest, lasting)
@@ -111,7 +111,7 @@ def _build(
         manifest, source = found, cache.stage(keys[name].output)
         seconds[name] = round(time.monotonic() - started, 3)
     started = time.monotonic()
-    with _told_as("copy"), publish(out) as folder:
+    with told_as("copy"), publish(out) as folder:
         _link(source, folder)
         seconds = seconds or {"copy": round(time.monotonic() - started, 3)}
         files = _hashes(folder)
@@ -193,10 +193,12 @@ def build_in_child(
     deadline_s: float,
     tell: Tell = lambda _: None,
     cache: Cache | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> Artifact:
     """``build`` in a process of its own, which is gone afterwards, with a deadline in seconds.
 
-    log: what the libraries print. Raises what ``build`` raises, and CandidateError (timeout, killed, oom).
+    limits: stage -> seconds that it may take. log: what the libraries print. Raises what ``build`` raises,
+    and CandidateError (timeout, killed, oom; disk when it would not fit).
     """
     request = {
         "config": config.model_dump(mode="json"),
@@ -208,7 +210,9 @@ def build_in_child(
     try:
         secrets = secret.HUB if data == HUB else ()
         with Child(Builder, stage="build", log=log, secrets=secrets) as child:
-            return Artifact.model_validate(child.call(request, deadline_s=deadline_s, tell=tell))
+            return Artifact.model_validate(
+                child.call(request, deadline_s=deadline_s, tell=tell, limits=limits)
+            )
     finally:
         remove_partials(out)  # a killed child could not
         if cache is not None:
@@ -270,18 +274,3 @@ def _link(source: Path, folder: Path) -> None:
 
 def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: file_hash(path) for path in content_files(folder)}
-
-
-class _told_as:
-    """Turns what a stage's libraries raise into a CandidateError of that stage."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or isinstance(error, SqueezeError) or not isinstance(error, Exception):
-            return
-        raise classified(error, self.stage, otherwise="build") from error

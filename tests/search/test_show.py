@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Callable
@@ -230,15 +231,40 @@ def test_a_study_that_is_not_running_is_told_so(
     )
 
 
+def built(record: TrialRecord) -> Path:
+    """The folder of a trial's model, of one file."""
+    folder = model_folder("demo", record.number)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(str(record.number))
+    files = {"weights": file_hash(folder / "weights")}
+    write_manifest(folder, Manifest(files=files, config=record.config, base="b", data="d", versions={}))
+    return folder
+
+
+def test_a_model_that_cannot_be_read_stays_and_takes_nobodys_place(
+    workplace: Path, scored: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import keep
+    from squeeze import folder
+
+    records = [scored(number, value) for number, value in enumerate((0.5, 0.9, 0.6, 0.7, 0.8))]
+    for record in records:
+        built(record)
+    verify = folder.verify_manifest
+
+    def failing(path: Path) -> Manifest:
+        if path.name == "0001":
+            raise OSError(errno.EIO, "Input/output error")
+        return verify(path)
+
+    monkeypatch.setattr(keep, "verify_manifest", failing)
+    assert delete_others("demo", records) == [0]
+
+
 def test_only_the_best_three_whole_models_stay(workplace: Path, scored: Callable[..., TrialRecord]) -> None:
     records = [scored(number, value) for number, value in enumerate((0.5, 0.9, 0.6, 0.7, 0.8))]
     for record in records:
-        folder = model_folder("demo", record.number)
-        folder.mkdir(parents=True)
-        (folder / "weights").write_text(str(record.number))
-        files = {"weights": file_hash(folder / "weights")}
-        manifest = Manifest(files=files, config=record.config, base="b", data="d", versions={})
-        write_manifest(folder, manifest)
+        built(record)
     (model_folder("demo", 1) / "weights").write_text("flipped")
     half = workplace / "models/demo/.0007.partial-1"
     half.mkdir()

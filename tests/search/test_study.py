@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from search.keep import delete_others
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
-from search.settle import Past, catch_up, settle
+from search.settle import MOST_CUT_OFF, Past, better_elsewhere, catch_up, settle
 from search.storage import default_storage
 from search.study import alone, finished, open_study, this_worker
 from search.workers import OWNER, RETRY_OF, Reaper, owner
@@ -334,3 +334,62 @@ def test_studies_that_cannot_be_written_is_one_line(workplace: Path) -> None:
     Path("studies").write_text("a file")
     with pytest.raises(SetupError, match="must be writable"):
         write_whole(Path("studies/demo/x.json"), "{}")
+
+
+def test_a_trial_in_which_the_search_died_again_and_again_is_given_up(workplace: Path) -> None:
+    study, mirror, past = opened()
+    for number in range(MOST_CUT_OFF):
+        assert begun(study, owned_by=dead_owner()).params == {"x": 3}
+        again = catch_up(study, mirror, past, reaper(study))
+        assert again == ([number] if number < MOST_CUT_OFF - 1 else [])
+    last = study.get_trials()[-1]
+    assert (last.state, last.constraints) == (TrialState.PRUNED, {"candidate failed": 1.0})
+    record = load_trials("demo")[-1]
+    assert (record.number, record.failure) == (last.number, "killed")
+    assert record.reason == f"killed in search: the search has died in this trial {MOST_CUT_OFF} times"
+    assert begun(study, owned_by=owner()).params == {"x": 5}
+
+
+def test_a_trial_that_was_cut_off_is_still_tried_again_when_the_machine_fails_it(workplace: Path) -> None:
+    study, mirror, past = opened()
+    begun(study, owned_by=dead_owner())
+    catch_up(study, mirror, past, reaper(study))
+    for number in (1, 2):
+        begun(study, owned_by=owner())
+        settle(study, mirror, past, failed(number, "disk"))
+    states = [trial.state for trial in study.get_trials()]
+    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.PRUNED]
+
+
+def test_a_trial_that_another_worker_gave_up_is_forgotten(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    study, mirror, past = opened()
+    trial = begun(study, owned_by=owner())
+    Path("models/demo/0000").mkdir(parents=True)
+    study.tell(trial, state=TrialState.FAIL)
+    assert not settle(study, mirror, past, scored(0, 0.9))
+    assert load_trials("demo") == past.records == []
+    assert not Path("models/demo/0000").exists()
+
+
+def test_what_a_worker_gave_up_and_died_before_queueing_is_queued_at_the_next_start(workplace: Path) -> None:
+    study, mirror, past = opened()
+    trial = begun(study, owned_by=owner())
+    study.tell(trial, state=TrialState.FAIL)
+    for _ in range(2):
+        catch_up(study, mirror, past, reaper(study))
+    waiting = study.get_trials(states=(TrialState.WAITING,))
+    assert [one.user_attrs for one in waiting] == [{RETRY_OF: 0}]
+
+
+def test_a_better_trial_of_another_worker_is_told(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    study, mirror, past = opened()
+    for number, value in enumerate((0.5, 0.6)):
+        begun(study, owned_by="host-b:1:1:place:worker" if number else owner())
+        settle(study, mirror, past, scored(number, value))
+    assert better_elsewhere(study, past.records) is None
+    told = better_elsewhere(study, past.records[:1])
+    assert told is not None and "trial 1 with Score 0.6000" in told and told.endswith("on host-b")

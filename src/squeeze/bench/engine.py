@@ -22,7 +22,7 @@ from squeeze.child import Event
 from squeeze.data.held_out import held_out
 from squeeze.data.sets import Row, load_questions
 from squeeze.errors import CandidateError, SetupError
-from squeeze.forkserver import classified
+from squeeze.failures import classified
 from squeeze.records import Question, Sampled, Timing
 
 

@@ -11,12 +11,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from squeeze.bench import gpu
 from squeeze.bench.divergence import divergence
 from squeeze.bench.reference import Beside, Bracketed, Reference, halved
 from squeeze.bench.resolved import versions
 from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.config import digest
+from squeeze.deadlines import Deadlines
 from squeeze.errors import CandidateError
 from squeeze.folder import size_bytes
 from squeeze.records import Measurement, Pass, Perplexity, Question, Rung, Sampled, Timing
@@ -40,7 +42,8 @@ class Bench:
             engine = halved(workload.engine, target.memory_bytes, size_bytes(base))
         self._served_as = workload.model_copy(update={"engine": engine or workload.engine})
         kind = Beside if engine else Bracketed
-        self._reference: Reference = kind(base, self._served_as, log)
+        self._deadlines = Deadlines()
+        self._reference: Reference = kind(base, self._served_as, log, self._deadlines)
 
     def baseline_key(self, model_key: str) -> str:
         """A hash of all that a baseline's measurement depends on: model, workload, engine, machine."""
@@ -54,6 +57,7 @@ class Bench:
         once: end after the first pass, at rung ``rest``, where its answers alone are wanted. Raises
         SetupError when it cannot be served, CandidateError when it does not answer.
         """
+        self._await_room()
         served = self._reference.serve(tell)
         try:
             for measured in _rungs(served, self._base, self.workload, None, {}, tell):
@@ -78,9 +82,12 @@ class Bench:
         """
         assert self.baseline is not None
         lengths = _answer_lengths(self.baseline, self.workload)
+        self._await_room()
         self._reference.begin(lengths, tell)
         try:
-            with Served(model, self._served_as, log) as served:
+            if isinstance(self._reference, Bracketed):  # whose engine has just ended
+                self._await_room()
+            with Served(model, self._served_as, log, deadlines=self._deadlines) as served:
                 served.wait(tell)
                 _refuse_other_prompts(served, self.baseline)
                 told: dict[str, Any] = {}
@@ -94,6 +101,11 @@ class Bench:
                     yield measurement.model_copy(update=told)
         finally:
             self._reference.end()
+
+    def _await_room(self) -> None:
+        """Wait until the engines before have given back their memory; refuse a GPU that others use."""
+        if self._target.device == "cuda":
+            gpu.await_room(self.workload.engine.gpu_memory_utilization)
 
     def probe(self, model: Path, *, log: Path, tell: Tell = silent) -> Measurement:
         """The speed of a model's shape and scheme alone, whatever it answers: ``measure`` up to ``speed``."""

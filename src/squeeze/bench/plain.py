@@ -10,7 +10,7 @@ from typing import Any
 from squeeze.bench.tasks import Message
 from squeeze.child import Event
 from squeeze.errors import CandidateError
-from squeeze.forkserver import classified
+from squeeze.failures import classified
 
 
 @dataclass(frozen=True)

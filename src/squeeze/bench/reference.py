@@ -8,6 +8,7 @@ from typing import Protocol
 
 from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import EngineArguments, Workload
+from squeeze.deadlines import Deadlines
 from squeeze.errors import CandidateError, SetupError
 from squeeze.records import Timing
 
@@ -60,7 +61,8 @@ class Beside:
     look a tenth faster.
     """
 
-    def __init__(self, base: Path, workload: Workload, log: Path) -> None:
+    def __init__(self, base: Path, workload: Workload, log: Path, deadlines: Deadlines | None = None) -> None:
+        self._deadlines = deadlines or Deadlines()
         self._base = base
         self._workload = workload
         self._log = log
@@ -69,7 +71,7 @@ class Beside:
     def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
         """Start the engine if it does not run, without waiting: the candidate's starts beside it."""
         if self._served is None or not self._served.alive:
-            self._served = Served(self._base, self._workload, self._log, role="baseline")
+            self._served = Served(self._base, self._workload, self._log, "baseline", self._deadlines)
 
     def serve(self, tell: Tell) -> Served:
         """The engine, started if it does not run. Raises SetupError when it cannot be."""
@@ -107,7 +109,10 @@ class Bracketed:
     timing. every: candidates that one timing serves.
     """
 
-    def __init__(self, base: Path, workload: Workload, log: Path, every: int = 4) -> None:
+    def __init__(
+        self, base: Path, workload: Workload, log: Path, deadlines: Deadlines | None = None, every: int = 4
+    ) -> None:
+        self._deadlines = deadlines or Deadlines()
         self._base = base
         self._workload = workload
         self._log = log
@@ -139,7 +144,7 @@ class Bracketed:
     def serve(self, tell: Tell) -> Served:
         """The baseline in an engine of its own, until ``end``. Raises SetupError when it cannot be."""
         if self._served is None:
-            self._served = Served(self._base, self._workload, self._log, role="baseline")
+            self._served = Served(self._base, self._workload, self._log, "baseline", self._deadlines)
         return _started(self._served, self._base, tell)
 
     def end(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from squeeze import secret
 from squeeze.bench import slot
@@ -13,6 +15,7 @@ from squeeze.bench.engine import Engine, Generate, Read, Say, Start, Started, We
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.child import Child, Event
 from squeeze.data.sets import HUB
+from squeeze.deadlines import Deadlines
 from squeeze.records import Perplexity, Question, Sampled, Timing
 
 Tell = Callable[[Event], None]
@@ -68,7 +71,7 @@ class Served:
 
     ``wait`` first: two engines may start side by side. The engine knows the folder by the name of a slot of
     its role, see ``squeeze.bench.slot``. Raises CandidateError (stage ``engine`` or ``questions``) for
-    whatever the model does not stand.
+    whatever the model does not stand. deadlines: what engines before this one took; added to.
     """
 
     def __init__(
@@ -77,8 +80,11 @@ class Served:
         workload: Workload,
         log: Path,
         role: slot.Role = "candidate",
+        deadlines: Deadlines | None = None,
     ) -> None:
         self._workload = workload
+        self._deadlines = deadlines or Deadlines()
+        self._began = time.monotonic()
         self._started: Started | None = None
         make = partial(_in_slot, model, workload, role)
         secrets = secret.HUB if workload.data == HUB else ()
@@ -93,12 +99,14 @@ class Served:
     def wait(self, tell: Tell = silent) -> Served:
         """Return itself once the engine has started; at once when it has. Ends its process if that fails."""
         if self._started is None:
+            limit = self._deadlines.limit("start", "engine", self._workload.start_deadline_s)
             try:
-                started = self._child.answer(deadline_s=self._workload.start_deadline_s, tell=tell)
+                started = self._child.answer(deadline_s=limit, tell=tell)
             except BaseException:
                 self._child.kill()
                 raise
             assert isinstance(started, Started)
+            self._deadlines.saw("start", "engine", time.monotonic() - self._began)
             self._started = started
             self._child.stage = "questions"
             self.engine = started.engine
@@ -113,33 +121,38 @@ class Served:
     def answer(self, part: Slice, tell: Tell = silent) -> tuple[list[Question], Timing]:
         """Answer the questions; outcomes in the drawn order, and the time of generating them."""
         request = Generate(part.benchmark, part.start, part.stop, exact=part.exact)
-        questions, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
+        questions, timing = self._call(request, str(part), tell)
         return questions, timing
 
     def time(self, part: Slice, tell: Tell = silent) -> Timing:
         """Answer the questions again, for the time alone."""
         request = Generate(part.benchmark, part.start, part.stop, answers=False, exact=part.exact)
-        _, timing = self._child.call(request, deadline_s=self._workload.part_deadline_s, tell=tell)
+        _, timing = self._call(request, str(part), tell)
         assert isinstance(timing, Timing)
         return timing
 
     def say(self, tokens: int) -> tuple[Sampled, ...]:
         """Answers of so many tokens, drawn at temperature 1."""
-        return tuple(self._child.call(Say(tokens), deadline_s=self._workload.part_deadline_s))
+        return tuple(self._call(Say(tokens), "say", silent))
 
     def weigh(self, said: Sequence[Sampled], tell: Tell = silent) -> list[tuple[float, ...]]:
         """The log-probability of each token of answers that another model said."""
         request = Weigh(tuple(said))
-        found: list[tuple[float, ...]] = self._child.call(
-            request, deadline_s=self._workload.part_deadline_s, tell=tell
-        )
+        found: list[tuple[float, ...]] = self._call(request, f"weigh {len(said)}", tell)
         return found
 
     def perplexity(self, tell: Tell = silent) -> Perplexity | None:
         """The perplexity of the workload's held-out text; None when it has none."""
-        found = self._child.call(Read(), deadline_s=self._workload.part_deadline_s, tell=tell)
+        found = self._call(Read(), "read", tell)
         assert found is None or isinstance(found, Perplexity)
         return found
+
+    def _call(self, request: Generate | Say | Weigh | Read, name: str, tell: Tell) -> Any:
+        limit = self._deadlines.limit("answers", name, self._workload.part_deadline_s)
+        began = time.monotonic()
+        answer = self._child.call(request, deadline_s=limit, tell=tell)
+        self._deadlines.saw("answers", name, time.monotonic() - began)
+        return answer
 
     @property
     def alive(self) -> bool:

@@ -1,0 +1,122 @@
+"""Whether the GPU is ours alone and its memory is free: asked of NVML before each engine starts there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from squeeze.errors import SetupError
+
+PATIENCE_S = 120.0
+"""How long an engine that has ended, or somebody else's short work, may take to give memory back."""
+
+POLL_S = 0.5
+
+SMALL_BYTES = 256 << 20
+"""A process with less does not compute: a desktop's. The context of one that does is larger."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that computes on a GPU. used_bytes: None where the driver does not tell."""
+
+    pid: int
+    name: str
+    used_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What NVML says of a GPU."""
+
+    name: str
+    free_bytes: int
+    total_bytes: int
+    users: tuple[User, ...]
+
+
+def await_room(
+    share: float,
+    *,
+    read: Callable[[], Reading | None] | None = None,
+    patience_s: float = PATIENCE_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until no process computes on the GPU and ``share`` of its memory is free.
+
+    To be called while no engine of ours runs there: whoever is seen is somebody else, or one of ours that has
+    not yet given back its memory. Does nothing where NVML cannot be asked. Raises SetupError that says who it
+    is when the patience is over: what is timed beside others is worth nothing.
+    """
+    ask = read or read_nvml
+    left = patience_s
+    while (reading := ask()) is not None:
+        reading = replace(reading, users=tuple(user for user in reading.users if _computes(user)))
+        if not reading.users and reading.free_bytes >= share * reading.total_bytes:
+            return
+        if left <= 0:
+            raise SetupError(
+                f"a GPU must be free to be timed on; {reading.name} is used by {_who(reading)}; "
+                "end that, or choose another GPU with CUDA_VISIBLE_DEVICES"
+            )
+        sleep(POLL_S)
+        left -= POLL_S
+
+
+def _computes(user: User) -> bool:
+    return user.used_bytes is None or user.used_bytes >= SMALL_BYTES
+
+
+def _who(reading: Reading) -> str:
+    told = [
+        f"pid {user.pid} ({user.name}{'' if user.used_bytes is None else f', {_gib(user.used_bytes)}'})"
+        for user in reading.users
+    ]
+    if told:
+        return ", ".join(told)
+    # As in a container, whose driver does not show the processes of others.
+    used = reading.total_bytes - reading.free_bytes
+    return f"somebody whom the driver does not name, with {_gib(used)} of {_gib(reading.total_bytes)}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def read_nvml() -> Reading | None:
+    """The GPU that CUDA shows first; None where NVML is missing, or does not tell (a slice of a GPU)."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+        if chosen.startswith("MIG-"):
+            return None
+        if chosen.startswith("GPU-"):
+            device = pynvml.nvmlDeviceGetHandleByUUID(chosen)
+        else:
+            device = pynvml.nvmlDeviceGetHandleByIndex(int(chosen) if chosen.isdecimal() else 0)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+        users = [
+            User(one.pid, _name(one.pid), one.usedGpuMemory)
+            for one in pynvml.nvmlDeviceGetComputeRunningProcesses(device)
+        ]
+        return Reading(_text(pynvml.nvmlDeviceGetName(device)), memory.free, memory.total, tuple(users))
+    except pynvml.NVMLError:
+        return None
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "of another user or container"
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,62 @@
+"""Waiting for a GPU, with what NVML would say told by the test."""
+
+from __future__ import annotations
+
+import pytest
+
+from squeeze.bench.gpu import PATIENCE_S, POLL_S, Reading, User, await_room, read_nvml
+from squeeze.errors import SetupError
+
+GIB = 2**30
+FREE = Reading("NVIDIA L4", 22 * GIB, 23 * GIB, ())
+DYING = Reading("NVIDIA L4", 3 * GIB, 23 * GIB, ())
+TAKEN = Reading("NVIDIA L4", 12 * GIB, 23 * GIB, (User(4711, "python3", 10 * GIB),))
+DESKTOP = Reading("NVIDIA L4", 22 * GIB, 23 * GIB, (User(12, "Xwayland", 100 << 20),))
+
+
+def waited(*readings: Reading | None) -> float:
+    """Seconds until the GPU was taken for free; the last reading stays."""
+    left, slept = list(readings), [0.0]
+
+    def read() -> Reading | None:
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    await_room(0.85, read=read, sleep=lambda seconds: slept.append(seconds))
+    return sum(slept)
+
+
+@pytest.mark.parametrize("reading", [FREE, DESKTOP, None])
+def test_a_gpu_that_is_free_or_cannot_be_asked_is_not_waited_for(reading: Reading | None) -> None:
+    assert waited(reading) == 0
+
+
+def test_memory_that_comes_back_is_waited_for() -> None:
+    assert waited(DYING, DYING, DYING, FREE) == 3 * POLL_S
+    assert waited(TAKEN, TAKEN, FREE) == 2 * POLL_S
+
+
+@pytest.mark.parametrize(
+    ("reading", "who"),
+    [
+        (TAKEN, r"NVIDIA L4 is used by pid 4711 \(python3, 10.0 GiB\)"),
+        (DYING, "somebody whom the driver does not name, with 20.0 GiB of 23.0 GiB"),
+        (Reading("L4", 22 * GIB, 23 * GIB, (User(7, "python", None),)), r"pid 7 \(python\)"),
+    ],
+)
+def test_a_gpu_that_somebody_uses_is_refused_with_their_name(reading: Reading, who: str) -> None:
+    with pytest.raises(SetupError, match=who) as caught:
+        waited(reading)
+    assert "CUDA_VISIBLE_DEVICES" in str(caught.value)
+
+
+def test_patience_ends() -> None:
+    slept: list[float] = []
+    with pytest.raises(SetupError):
+        await_room(0.85, read=lambda: TAKEN, sleep=slept.append)
+    assert sum(slept) == PATIENCE_S
+
+
+def test_a_machine_without_nvml_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-of-no-gpu")
+    assert read_nvml() is None
+    await_room(0.85)

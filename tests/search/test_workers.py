@@ -1,0 +1,257 @@
+"""Workers that die, and what becomes of their trials: real processes, SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from search import workers
+from search.records import load_trials
+from search.storage import open_storage
+from search.workers import DOUBLE, OWNER, RETRY_OF, Owner, Reaper, doubled, is_abandoned, owner, requeue
+
+WORKER = Path(__file__).with_name("worker.py")
+SQLITE = "sqlite:///studies/demo.db"
+
+
+class Worker:
+    """A search in a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path, storage: str, trials: int, seconds: float) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER), storage, str(trials), str(seconds)],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "talk.txt").open("a"),
+            text=True,
+        )
+
+    def begun(self) -> tuple[int, list[int]]:
+        """Wait until a trial is in its child. Returns its number and the processes that work for it."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("trial"), (self.folder / "talk.txt").read_text()
+        number, _, pids = line.removeprefix("trial ").partition(":")
+        return int(number), [int(pid) for pid in pids.split()]
+
+    def ended(self) -> int:
+        return self.process.wait(240)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def gone(pids: list[int], within_s: float = 30) -> bool:
+    ends = time.monotonic() + within_s
+    while time.monotonic() < ends:
+        if not any(psutil.pid_exists(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def trials_of(storage: str, folder: Path) -> list[optuna.trial.FrozenTrial]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        return optuna.load_study(study_name="demo", storage=open_storage(storage, create=False)).get_trials()
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_children_and_queues_the_trial_once(tmp_path: Path, number: signal.Signals) -> None:
+    worker = Worker(tmp_path / "one", SQLITE, 2, 600)
+    trial, pids = worker.begun()
+    worker.process.send_signal(number)
+    assert worker.ended() == 130
+    assert gone(pids)
+    first, again = trials_of(SQLITE, worker.folder)
+    assert (first.number, first.state) == (trial, TrialState.FAIL)
+    assert (again.state, again.user_attrs) == (TrialState.WAITING, {RETRY_OF: trial})
+
+    assert Worker(worker.folder, SQLITE, 2, 0).ended() == 0
+    states = [trial.state for trial in trials_of(SQLITE, worker.folder)]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+
+
+def test_a_second_interrupt_ends_at_once_and_the_study_goes_on(tmp_path: Path) -> None:
+    worker = Worker(tmp_path / "one", SQLITE, 1, 600)
+    _, pids = worker.begun()
+    # It cannot unwind while its database is taken, so that the second signal finds it at that.
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, "studies/demo.db"], cwd=worker.folder)
+    time.sleep(2)
+    worker.process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert worker.process.poll() is None
+    sent = time.monotonic()
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.ended() == 130
+    assert time.monotonic() - sent < 10
+    holder.kill()
+    holder.wait()
+    assert gone(pids)
+    assert [trial.state for trial in trials_of(SQLITE, worker.folder)] == [TrialState.RUNNING]
+    assert Worker(worker.folder, SQLITE, 1, 0).ended() == 0
+    states = [trial.state for trial in trials_of(SQLITE, worker.folder)]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+HOLD = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+connection.execute("BEGIN IMMEDIATE")
+time.sleep(600)
+"""
+
+
+def test_of_two_workers_on_postgresql_one_retries_what_the_other_was_killed_in(
+    postgres: str, tmp_path: Path
+) -> None:
+    one = Worker(tmp_path / "one", postgres, 3, 600)
+    cut_off, pids = one.begun()
+    other = Worker(tmp_path / "other", postgres, 3, 0)
+    # It has two trials of its own, then waits for the one that is missing.
+    ran = [other.begun()[0], other.begun()[0]]
+    one.kill()
+    assert gone(pids)
+    retried = other.begun()[0]
+    assert other.ended() == 0
+    trials = trials_of(postgres, other.folder)
+    assert trials[cut_off].state == TrialState.FAIL
+    assert trials[retried].user_attrs[RETRY_OF] == cut_off
+    assert trials[retried].params == trials[cut_off].params
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert [trial.number for trial in done] == sorted([*ran, retried])
+    assert len({trial.params["x"] for trial in done}) == 3
+    assert f"queued again, cut off: trial {cut_off}" in (other.folder / "talk.txt").read_text()
+    # The dead worker's folder joins again: nothing is missing, and its own trial stays given up.
+    assert Worker(one.folder, postgres, 3, 0).ended() == 0
+    assert len(trials_of(postgres, other.folder)) == len(trials)
+    os.chdir(other.folder)
+    assert [record.number for record in load_trials("demo")] == sorted([*ran, retried])
+    for path in (*one.folder.rglob("*"), *other.folder.rglob("*")):
+        assert not path.is_file() or b"canary" not in path.read_bytes(), path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Iterator[None]:
+    monkeypatch.setattr(workers, "GRACE_S", 2)
+    yield
+
+
+@pytest.fixture
+def study(quick: None) -> optuna.Study:
+    return optuna.create_study(study_name="demo", storage=open_storage(SQLITE, create=True))
+
+
+def run_by(study: optuna.Study, host: str | None) -> optuna.Trial:
+    """A running trial of a worker on that host; None: of one that died before it could say so."""
+    study.enqueue_trial({"x": 1}, user_attrs={"compression": "of the dead"})
+    with pytest.warns(UserWarning, match="Heartbeat of storage"):
+        trial = study.ask()
+    trial.suggest_int("x", 0, 9)
+    if host:
+        workers.record_heartbeat(study, trial._trial_id)
+        trial.set_user_attr(OWNER, f"{host}:1:1:elsewhere:")
+    return trial
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize("host", ["another", None])
+def test_a_trial_without_heartbeats_is_queued_again_once_and_inherits_nothing(
+    study: optuna.Study, host: str | None
+) -> None:
+    run_by(study, host)
+    reaper = Reaper(study, owner())
+    assert reaper.gone() == [] and reaper.stale() == []
+    time.sleep(4)
+    assert reaper.stale() == [0]
+    assert reaper.stale() == Reaper(study, owner()).stale() == []
+    first, again = study.get_trials()
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert again.user_attrs == {RETRY_OF: 0, workers.CUT_OFF: 1}
+    assert study.ask().suggest_int("x", 0, 9) == 1
+
+
+def test_a_trial_with_heartbeats_is_left_alone(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "BEAT_S", 0.2)
+    trial = run_by(study, "another")
+    with workers.beating(study, trial):
+        time.sleep(4)
+        assert Reaper(study, owner()).stale() == []
+    assert study.get_trials()[0].state == TrialState.RUNNING
+
+
+def told(**changes: str) -> str:
+    return ":".join(Owner.parse(owner("here"))._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("owned_by", "abandoned"),
+    [
+        (told(), True),  # this very process, but of another worker's folder: see the next
+        (told(worker="there"), False),
+        (told(worker="there", start="1"), True),
+        (told(worker="there", pid="4194305"), True),
+        (told(worker="there", place="before-a-reboot"), False),
+        (told(place="before-a-reboot"), True),
+        (told(host="another"), False),
+        (told(host="another", place="its-own"), False),
+        ("another:1:1", False),
+    ],
+)
+def test_who_is_known_to_be_dead(study: optuna.Study, owned_by: str, abandoned: bool) -> None:
+    trial = run_by(study, "some")
+    trial.set_user_attr(OWNER, owned_by)
+    me = told(pid="1")
+    assert is_abandoned(study.get_trials()[0], me) == abandoned
+    assert not is_abandoned(study.get_trials()[0], owned_by)
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_what_is_queued_again_by_two_is_run_once(study: optuna.Study) -> None:
+    trial = run_by(study, "another")
+    frozen = study.get_trials()[0]
+    study.tell(trial, state=TrialState.FAIL)
+    for _ in range(2):
+        requeue(study, frozen)
+    study.enqueue_trial({"x": 1}, user_attrs={RETRY_OF: 0})  # as two at the same instant would
+    assert [trial.user_attrs.get(RETRY_OF) for trial in study.get_trials()[1:]] == [0, 0]
+    numbers = []
+    for _ in range(2):
+        asked = study.ask()
+        numbers.append(doubled(study, study.get_trials()[asked.number], "config_key"))
+    assert numbers == [None, 1]
+
+
+def test_two_that_began_the_same_configuration_at_once_keep_the_first(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import propose
+
+    proposed: Callable[..., object] = propose._next
+    chosen = iter([({"x": 3}, "three"), ({"x": 3}, "three"), ({"x": 4}, "four")])
+    monkeypatch.setattr(propose, "_next", lambda *_: next(chosen))
+    assert proposed is not propose._next
+    ran = [propose.next_trial(study, None, None, "tpe", 1, owner()) for _ in range(2)]  # type: ignore[arg-type]
+    assert [trial.suggest_int("x", 0, 9) for trial in ran] == [3, 4]
+    assert [trial.state for trial in study.get_trials()] == [
+        TrialState.RUNNING,
+        TrialState.FAIL,
+        TrialState.RUNNING,
+    ]
+    assert study.get_trials()[1].user_attrs[DOUBLE] == 0
