@@ -10,7 +10,7 @@ from typing import Any
 
 from squeeze.bench.engine import Engine
 from squeeze.child import Event
-from squeeze.forkserver import classified
+from squeeze.failures import classified
 from squeeze.records import Timing
 
 

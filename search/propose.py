@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, BruteForceSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -71,7 +71,10 @@ def next_trial(
             trial = study.ask()
         if me:
             record_heartbeat(study, trial._trial_id)
-            trial.set_user_attr(OWNER, me)
+            try:
+                trial.set_user_attr(OWNER, me)
+            except UpdateFinishedTrialError:  # taken for that of who had queued it, and is dead
+                continue
         frozen = study.get_trials(deepcopy=False)[trial.number]
         if "fixed_params" not in frozen.system_attrs:  # another worker was faster to take what was queued
             trial.set_user_attr(DOUBLE, -1)

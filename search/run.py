@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -144,6 +145,8 @@ def _loop(
     progress: Progress,
 ) -> None:
     """Run trials until enough are finished or the monotonic clock is at ``ends``."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
     from search.keep import needed_outputs
     from search.propose import next_trial
     from search.settle import RETRIED, abandon, reap, settle
@@ -167,6 +170,9 @@ def _loop(
         try:
             with beating(study, trial):
                 record = run_trial(trial, plan, bench, progress)
+        except UpdateFinishedTrialError:
+            _given_up(progress, trial.number)
+            continue
         except BaseException:
             with contextlib.suppress(Exception):  # the database may be what broke; the next start does it
                 abandon(study, study.get_trials(deepcopy=False)[trial.number], cut_off=False)
@@ -179,7 +185,7 @@ def _loop(
             plan.cache.shrink(0)  # it is measured: its record is worth more than what can be made again
             kept = settle(study, mirror, past, record)
         if not kept:
-            progress.say(f"trial {record.number} was given up by another worker: no heartbeats reached it")
+            _given_up(progress, trial.number)
             continue
         if plan.cache is not None:
             needed = needed_outputs(past.best, content_key(plan.base), plan.data)
@@ -191,6 +197,14 @@ def _loop(
                 f"{failures} trials in a row failed for reasons of the machine, the last: {record.reason}; "
                 "mend that and run the same command again"
             )
+
+
+def _given_up(progress: Progress, number: int) -> None:
+    """Forget a trial that another worker has failed and queued again."""
+    from search.records import model_folder
+
+    shutil.rmtree(model_folder(progress.study, number), ignore_errors=True)
+    progress.say(f"trial {number} was given up by another worker, which no heartbeats reached in time")
 
 
 def _say_again(progress: Progress, queued: Sequence[int]) -> None:

@@ -72,12 +72,11 @@ def settle(
 ) -> bool:
     """Save a trial's record, tell Optuna, fill the mirror, delete models that are not kept.
 
-    again: whether what may be the machine's fault is tried once more. Returns False, and forgets the trial,
-    when another worker has given it up and queued it again because our heartbeats did not arrive.
+    again: whether what may be the machine's fault is tried once more. Returns False, and does nothing, when
+    another worker has given the trial up and queued it again because our heartbeats did not arrive.
     """
     frozen = study.get_trials(deepcopy=False)[record.number]
     if frozen.state.is_finished():
-        shutil.rmtree(model_folder(study.study_name, record.number), ignore_errors=True)
         return False
     save_trial(study.study_name, record)
     past.add(record)

@@ -9,16 +9,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
 import pytest
+import worker
 from optuna.trial import TrialState
 
 from search import workers
-from search.records import load_trials
+from search.records import TrialRecord, load_trials, model_folder
 from search.storage import open_storage
 from search.workers import DOUBLE, OWNER, RETRY_OF, Owner, Reaper, doubled, is_abandoned, owner, requeue
+from squeeze.config import CompressionConfig
+from squeeze.records import Score
 
 WORKER = Path(__file__).with_name("worker.py")
 SQLITE = "sqlite:///studies/demo.db"
@@ -255,3 +259,35 @@ def test_two_that_began_the_same_configuration_at_once_keep_the_first(
         TrialState.RUNNING,
     ]
     assert study.get_trials()[1].user_attrs[DOUBLE] == 0
+
+
+@pytest.mark.parametrize("notices", ["at its next report", "at its end"])
+def test_a_worker_whose_trial_was_given_up_meanwhile_forgets_it_and_goes_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, notices: str
+) -> None:
+    def taken(trial: optuna.Trial, plan: Any, bench: Any, progress: Any) -> TrialRecord:
+        worker.suggest(trial, plan.target)
+        model_folder("demo", trial.number).mkdir(parents=True)
+        if trial.number == 0:  # as another worker does it to one without heartbeats
+            trial.study.tell(0, state=TrialState.FAIL)
+            workers.retry(trial.study, trial.study.get_trials()[0])
+            if notices == "at its next report":
+                trial.report(1.0, 0)
+        return TrialRecord(
+            number=trial.number,
+            state="complete",
+            params=trial.params,
+            config=CompressionConfig(),
+            score=Score(value=0.5, low=0.4, high=0.6, perf_norm=1.0, speed_norm=0.0),
+        )
+
+    monkeypatch.setattr("search.trial.run_trial", taken)
+    monkeypatch.setattr("search.settle.delete_others", lambda study, records: [])
+    worker.search(SQLITE, 1)
+    study = optuna.load_study(study_name="demo", storage=open_storage(SQLITE, create=False))
+    states = [trial.state for trial in study.get_trials()]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE]
+    assert study.get_trials()[1].params == study.get_trials()[0].params
+    assert [record.number for record in load_trials("demo")] == [1]
+    assert not model_folder("demo", 0).exists()
+    assert model_folder("demo", 1).exists()

@@ -33,7 +33,6 @@ from squeeze.demo import MODEL_DIR
 from squeeze.records import Score
 from squeeze.target import Target
 
-NO_BENCH: Any = None
 IDENTITY = dict.fromkeys(("model_key", "model", "workload", "space", "objective", "schemes"), "of the test")
 
 
@@ -68,35 +67,32 @@ def trial_of(seconds: float, trial: optuna.Trial, progress: Progress) -> TrialRe
     return TrialRecord(number=trial.number, state="complete", params=trial.params, config=config, score=score)
 
 
-def main() -> int:
-    storage, trials, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    workers.BEAT_S, workers.GRACE_S = 1, 5
-    run.POLL_S = 0.2
-    child.preload([])
+def search(storage: str, trials: int) -> None:
+    """Search until so many trials are finished, whatever ``search.trial.run_trial`` is."""
     study, mirror = open_study("demo", storage, IDENTITY)
     space = SimpleNamespace(suggest=suggest, recipes=recipes)
-    plan = SimpleNamespace(space=space, target=Target.contest(Decoder.read(MODEL_DIR)), cache=None)
+    plan: Any = SimpleNamespace(space=space, target=Target.contest(Decoder.read(MODEL_DIR)), cache=None)
     arguments = argparse.Namespace(trials=trials, sampler="random", seed=1)
     with alone("demo"), told_in_a_line():
         past = Past.load(study, mirror)
         reaper = workers.Reaper(study, this_worker("demo"))
         progress = Progress("demo", trials, finished(study), past.best)
         run._say_again(progress, catch_up(study, mirror, past, reaper))
-        told = mock.patch(
-            "search.trial.run_trial", lambda trial, plan, bench, progress: trial_of(seconds, trial, progress)
-        )
-        with progress.live(), told:
-            run._loop(
-                arguments,
-                float("inf"),
-                study,
-                mirror,
-                past,
-                reaper,
-                cast(Any, plan),
-                cast(Any, None),
-                progress,
-            )
+        bench: Any = None
+        with progress.live():
+            run._loop(arguments, float("inf"), study, mirror, past, reaper, plan, bench, progress)
+
+
+def main() -> int:
+    storage, trials, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    workers.BEAT_S, workers.GRACE_S = 1, 5
+    run.POLL_S = 0.2
+    child.preload([])
+    told = mock.patch(
+        "search.trial.run_trial", lambda trial, plan, bench, progress: trial_of(seconds, trial, progress)
+    )
+    with told:
+        search(storage, trials)
     return 0
 
 

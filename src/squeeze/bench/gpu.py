@@ -105,6 +105,7 @@ def read_nvml() -> Reading | None:
         users = [
             User(one.pid, _name(one.pid), one.usedGpuMemory)
             for one in pynvml.nvmlDeviceGetComputeRunningProcesses(device)
+            if one.pid != os.getpid()
         ]
         return Reading(_text(pynvml.nvmlDeviceGetName(device)), memory.free, memory.total, tuple(users))
     except pynvml.NVMLError:
