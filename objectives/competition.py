@@ -9,6 +9,7 @@ Perf is the weighted mean over the scored benchmarks; the contest has not publis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, log, sqrt
 from statistics import median, variance
 
@@ -24,8 +25,8 @@ from squeeze.bench.stats import (
 from squeeze.errors import ConfigError
 from squeeze.records import Estimate, Measurement, Pass, Score
 
-WEIGHTS = {"kmmlu_redux": 1 / 3, "kmmlu_pro": 1 / 3, "ko_longrag": 1 / 3}
-"""Equal over the scored benchmarks; renormalised over those that a measurement has."""
+WEIGHTS = {"kmmlu_redux": 1 / 4, "kmmlu_pro": 1 / 4, "ko_longrag": 1 / 4, "komt_bench": 1 / 4}
+"""Equal over the benchmarks; renormalised over those that have scores. KoMT-Bench has some with a judge."""
 
 CONFIDENCE = 0.90
 """Of the Score's interval."""
@@ -56,8 +57,14 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
     repeats and over processes, taken as independent: each side's reach is the root of the sum of both
     squared.
 
-    Raises ConfigError when there is no common scored question or the baseline's Perf is 0.
+    Raises ConfigError when there is no common scored question or the baseline's Perf is 0, and when a
+    benchmark that the baseline has scores for has none here: such a Score could be compared with no other.
     """
+    if unscored := _yet_unscored(measurement, baseline):
+        raise ConfigError(
+            f"a measurement must have scores where its baseline has; {', '.join(unscored)} has none; "
+            f"measure it again"
+        )
     perf_low, perf_norm, perf_high = perf_interval(measurement, baseline, WEIGHTS, CONFIDENCE)
     if perf_norm == inf:
         raise ConfigError(
@@ -90,6 +97,11 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
         },
         talk=verbosity.talk(measurement, baseline),
         flags=verbosity.flags(measurement, baseline),
+        left_out={
+            name: baseline.unscored.get(name, "its answers have no scores")
+            for name in WEIGHTS
+            if name in measurement.questions and name not in measurement.accuracy
+        },
     )
 
 
@@ -116,8 +128,8 @@ def optimistic(measurement: Measurement, baseline: Measurement, ceiling: float =
 
     Quality: before any question ``PERF_CEILING``; after the first block
     the upper end of a one-sided 97.5 % bound from the questions answered so far, each paired with the
-    baseline's, with a phantom gain and loss added to every benchmark, and never above the ceiling; then, with
-    every question answered, PerfNorm itself.
+    baseline's, with a phantom gain and loss added to every benchmark, and never above the ceiling; what is
+    not rated yet may still reach ``PERF_CEILING``; then, with every question answered, PerfNorm itself.
     Speed: the lower end of a two-sided 90 % interval of the time ratio, or the ratio less a margin while not
     every repeat is timed, whichever is lower: of the passes once every question has been asked, of the probe
     before; that is made with answers of equal length, and an untried candidate is taken to talk as much as
@@ -132,8 +144,10 @@ def optimistic(measurement: Measurement, baseline: Measurement, ceiling: float =
     elif measurement.rung == "block":
         ratio, error = paired_perf(measurement, baseline, WEIGHTS, phantoms=1)
         if error < inf:
-            count = sum(len(measurement.questions.get(name, ())) for name in WEIGHTS)
-            ceiling = min(ceiling, ratio + t_quantile(0.975, max(1, count - 1)) * error)
+            count = sum(len(measurement.questions[name]) for name in measurement.accuracy if name in WEIGHTS)
+            known = ratio + t_quantile(0.975, max(1, count - 1)) * error
+            unrated = _share(_yet_unscored(measurement, baseline), baseline)
+            ceiling = min(ceiling, (1 - unrated) * known + unrated * PERF_CEILING)
     return max(0.5 * ceiling + 0.5 * (1 - _least_ratio(measurement, baseline)), 0.0)
 
 
@@ -148,6 +162,19 @@ def estimate(measurement: Measurement, baseline: Measurement) -> Estimate:
         return Estimate(speed_norm=1 - ratio, divergence=apart)
     perf_norm, error = paired_perf(measurement, baseline, WEIGHTS)
     return Estimate(speed_norm=1 - ratio, divergence=apart, perf_norm=perf_norm, perf_error=error)
+
+
+def _yet_unscored(measurement: Measurement, baseline: Measurement) -> list[str]:
+    """Benchmarks that the baseline has scores for and this measurement has answers but no scores."""
+    asked = [name for name in WEIGHTS if name in measurement.questions and name in baseline.accuracy]
+    return [name for name in asked if name not in measurement.accuracy]
+
+
+def _share(benchmarks: Sequence[str], baseline: Measurement) -> float:
+    """Their share of the baseline's Perf."""
+    parts = {name: WEIGHTS[name] * found for name, found in baseline.accuracy.items() if name in WEIGHTS}
+    total = sum(parts.values())
+    return sum(parts[name] for name in benchmarks) / total if total else 0.0
 
 
 def _least_ratio(measurement: Measurement, baseline: Measurement) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.cli import command_parser, run_command, tables
+from search.cli import add_judge_options, command_parser, judge_of, run_command, tables
 
 if TYPE_CHECKING:
     from squeeze.records import Measurement, Score
@@ -33,11 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME|FILE",
         help="contest, quick, decode, demo or a YAML file (default: as the model)",
     )
+    add_judge_options(options)
     options.add_argument("--objective", default="competition", help="a module of objectives/")
     arguments = options.parse_args(argv)
 
     # Late, so that --help answers at once.
     import objectives
+    from search.progress import left_out_told
     from search.records import MODELS
     from squeeze.bench.measure import Bench
     from squeeze.bench.workload import choose
@@ -51,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = fetch(arguments.baseline, MODELS) if arguments.baseline else model
     target = Target.here(Decoder.read(base))
     # A model that is measured to the end needs no cheaper evidence first.
-    workload = choose(arguments.workload, arguments.data, base).model_copy(update={"divergence": None})
+    workload = choose(arguments.workload, arguments.data, base, judge_of(arguments))
+    workload = workload.model_copy(update={"divergence": None})
     workload.key  # noqa: B018 — reads the data files: what is wrong with them is told before anything starts
     preload([name for name in PRELOADED if name != "llmcompressor"])
     descriptor, name = tempfile.mkstemp(prefix="squeeze-bench-", suffix=".log")
@@ -61,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Talk() as talk, Bench(workload, base, target, log=log) as bench:
         talk.about("baseline" if arguments.baseline else model.name)
         baseline = measured = bench.measure_baseline(tell=talk.tell)
+        for benchmark, why in baseline.unscored.items():
+            talk.say(left_out_told(benchmark, why))
         if arguments.baseline:
             talk.about(model.name)
             for measured in bench.measure(model, log=log, tell=talk.tell):
@@ -90,6 +95,7 @@ def _plain(measured: Measurement, baseline: Measurement | None, score: Score | N
             "shortened": {
                 name: sum(question.shortened for question in found) for name, found in one.questions.items()
             },
+            "unscored": dict(one.unscored),
             "seconds_per_token": one.seconds_per_token,
             "passes": [timed.model_dump(mode="json") for timed in one.passes],
             "reference": [timed.model_dump(mode="json") for timed in one.reference],

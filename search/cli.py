@@ -18,6 +18,8 @@ from squeeze.errors import ConfigError, SqueezeError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from squeeze.bench.judge_endpoint import Endpoint
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 INTERRUPTED = 130
@@ -106,6 +108,32 @@ def command_parser(description: str, example: str) -> argparse.ArgumentParser:
         epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_judge_options(options: argparse.ArgumentParser) -> None:
+    """The options that name a judge for KoMT-Bench."""
+    options.add_argument(
+        "--judge-url",
+        metavar="URL",
+        help="an OpenAI-compatible endpoint that rates the answers to KoMT-Bench, e.g. "
+        "http://localhost:8000/v1; its key is read from JUDGE_API_KEY (default: the workload's; without any, "
+        "KoMT-Bench counts for speed alone)",
+    )
+    options.add_argument("--judge-model", metavar="NAME", help="the model to ask there")
+
+
+def judge_of(arguments: argparse.Namespace) -> Endpoint | None:
+    """The judge that the options name; None when they name none. Raises ConfigError for half a judge."""
+    if not arguments.judge_url and not arguments.judge_model:
+        return None
+    if not arguments.judge_url or not arguments.judge_model:
+        lacks = "--judge-model" if arguments.judge_url else "--judge-url"
+        raise ConfigError(
+            f"a judge must have an address and a model; {lacks} is missing; give both or neither"
+        )
+    from squeeze.bench.judge_endpoint import Endpoint
+
+    return Endpoint(base_url=arguments.judge_url, model=arguments.judge_model)
 
 
 def positive(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import optuna
 
 import objectives
 import spaces
+from search.cli import judge_of
 from search.gate import Gate
-from search.progress import Progress
+from search.progress import Progress, left_out_told
 from search.records import (
     CACHE,
     MODELS,
@@ -29,6 +30,7 @@ from search.speeds import Speeds
 from search.storage import default_storage
 from search.study import open_study
 from search.trial import Plan
+from squeeze.bench.judged import NO_JUDGE
 from squeeze.bench.measure import Bench
 from squeeze.bench.workload import Workload, choose
 from squeeze.cache import Cache
@@ -36,9 +38,14 @@ from squeeze.config import Calibration
 from squeeze.data.chat import check_source
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
+from squeeze.errors import SetupError
 from squeeze.folder import content_key
 from squeeze.hub import fetch
+from squeeze.records import Measurement
 from squeeze.target import Target
+
+UNSCORED = "unscored"
+"""User attribute of a study: benchmarks without a part in its Scores, and why, as of its first baseline."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,13 @@ class Search:
     def bench(self, workload: Workload) -> Bench:
         """What measures with that workload; nothing is started yet."""
         log = study_folder(self.name) / "logs" / "baseline.log"
-        return Bench(workload, self.base, self.target, log=log)
+        return Bench(workload, self.base, self.target, log=log, unscored=self.left_out or {})
+
+    @property
+    def left_out(self) -> Mapping[str, str] | None:
+        """Benchmarks that have no part in the study's Scores, and why; None before its first baseline."""
+        found: Mapping[str, str] | None = self.study.user_attrs.get(UNSCORED)
+        return found
 
     @property
     def baseline_key(self) -> str:
@@ -74,17 +87,23 @@ class Search:
 
         final: with the questions that finalists are asked, see ``Workload.final``.
         """
+        kept = self.left_out
         with self.bench(self.workload.final if final else self.workload) as bench:
             key = bench.baseline_key(self.model_key)
             baseline = load_baseline(self.name, key)
             if baseline is None:
                 progress.begin("baseline again" if final else "baseline")
                 baseline = bench.measure_baseline(tell=progress.tell, once=final)
+                _check_quality(kept, _left_out(baseline))
                 save_baseline(self.name, key, baseline)
                 about = "baseline, for the finalists" if final else "baseline"
                 progress.say(
                     f"{about}: {baseline.seconds_per_token * 1e6:.1f} µs per token, {baseline.accuracy}"
                 )
+            if kept is None:
+                self.study.set_user_attr(UNSCORED, _left_out(baseline))
+            for name, why in _left_out(baseline).items():
+                progress.say(left_out_told(name, why))
             bench.baseline = baseline  # of an earlier start
             for remark in baseline.remarks:
                 progress.say(remark)
@@ -108,6 +127,23 @@ class Search:
             )
 
 
+def _left_out(baseline: Measurement) -> dict[str, str]:
+    """Benchmark -> why it has no part in the quality of a study with that baseline."""
+    unscored = [name for name in baseline.questions if name not in baseline.accuracy]
+    return {name: baseline.unscored.get(name, NO_JUDGE) for name in unscored}
+
+
+def _check_quality(kept: Mapping[str, str] | None, left_out: Mapping[str, str]) -> None:
+    """Raise SetupError when other benchmarks make up the quality than in the study so far."""
+    if kept is None or set(kept) == set(left_out):
+        return
+    why = "; ".join(left_out.values()) or f"the study leaves out {', '.join(kept)}"
+    raise SetupError(
+        f"the Scores of a study must be made of the same benchmarks; with this baseline they would not be: "
+        f"{why}; mend that and run the same command again, or give another --study"
+    )
+
+
 def open_search(arguments: argparse.Namespace) -> Search:
     """Check the options and open the study. Raises ConfigError or SetupError before anything is changed."""
     embedded = arguments.model is None
@@ -121,7 +157,7 @@ def open_search(arguments: argparse.Namespace) -> Search:
     base = fetch(str(MODEL_DIR) if embedded else arguments.model, MODELS)
     decoder = Decoder.read(base)
     target = Target.here(decoder)
-    workload = choose(arguments.workload, arguments.data, base)
+    workload = choose(arguments.workload, arguments.data, base, judge_of(arguments))
     check_source(Calibration(), workload.data)
     model_key = content_key(base)
     study, mirror = open_study(

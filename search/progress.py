@@ -157,6 +157,11 @@ def plus_minus(score: Score) -> str:
     return f"{score.value:.4f} ± {(score.high - score.low) / 2:.4f}"
 
 
+def left_out_told(benchmark: str, why: str) -> str:
+    """That a benchmark has no part in the quality, in a line."""
+    return printable(f"{benchmark} counts for speed alone, the other benchmarks make up Perf: {why}")
+
+
 def compression(record: TrialRecord) -> str:
     """The configuration in a few words, e.g. ``7 layers, FFN 896, W4A16 gptq``."""
     config = record.config

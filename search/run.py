@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.cli import command_parser, natural, positive, run_command, share
+from search.cli import add_judge_options, command_parser, natural, positive, run_command, share
 from squeeze.errors import SetupError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME|FILE",
         help="contest, quick, decode, demo or a YAML file (default: as the model)",
     )
+    add_judge_options(options)
     options.add_argument("--space", default="recover", help="what may be tried: a module of spaces/")
     options.add_argument("--objective", default="competition", help="what is good: a module of objectives/")
     options.add_argument("--storage", help="a database URL (default: sqlite:///studies/<study>.db)")
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.progress import Progress
     from search.records import audits, standing
     from search.settle import Past, better_elsewhere, catch_up
-    from search.show import best_told, print_table, with_and_without_training
+    from search.show import best_told, left_out_lines, print_table, with_and_without_training
     from search.storage import told_in_a_line
     from search.study import alone, finished, this_worker
     from search.workers import Reaper
@@ -121,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if progress.done >= arguments.trials:
             confirm(search, past.records, progress, arguments.finalists, ends)
     print_table(past.records, standing(past.records), sys.stdout)
+    for told in left_out_lines(past.records):
+        print(told, file=sys.stderr)
     if line := with_and_without_training(past.records):
         print(line, file=sys.stderr)
     judged, wrong = audits(past.records)

@@ -30,8 +30,8 @@ from search.workers import CUT_OFF, DOUBLE, FAILED, OWNER, RETRY_OF, Reaper, req
 from squeeze.config import CompressionConfig
 from squeeze.errors import FailureClass
 
-RETRIED: tuple[FailureClass, ...] = ("killed", "disk")
-"""Failures that may be the machine's, not the candidate's: tried once more."""
+RETRIED: tuple[FailureClass, ...] = ("killed", "disk", "judge")
+"""Failures that may be the machine's or the judge's, not the candidate's: tried once more."""
 
 MOST_CUT_OFF = 5
 """A trial in which the search has died so often is not tried again: it may be what kills it."""

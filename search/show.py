@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(printable(json.dumps(row, ensure_ascii=False)))
     else:
         print_table(records, places, sys.stdout)
+        for told in left_out_lines(records):
+            print(told, file=sys.stderr)
         if line := with_and_without_training(records):
             print(line, file=sys.stderr)
     return 0
@@ -85,6 +87,7 @@ def as_json(record: TrialRecord, place: str | None) -> dict[str, Any]:
         "confirmed": (
             {"value": confirmed.value, "low": confirmed.low, "high": confirmed.high} if confirmed else None
         ),
+        "left_out": dict(score.left_out) if score else {},
         "best": place == "best",
         "tie": place == "tie",
         "again": (
@@ -232,6 +235,14 @@ def with_and_without_training(records: list[TrialRecord]) -> str | None:
             told = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f}, trial {record.number})"
         firsts.append(told)
     return f"best Score with recovery: {firsts[0]}; without: {firsts[1]}"
+
+
+def left_out_lines(records: list[TrialRecord]) -> list[str]:
+    """A line for each benchmark that was asked and has no part in the Scores, and each reason."""
+    from search.progress import left_out_told
+
+    told = [item for record in records if record.final for item in record.final.left_out.items()]
+    return [left_out_told(name, why) for name, why in dict.fromkeys(told)]
 
 
 def _talk(score: Score) -> str:

@@ -13,7 +13,17 @@ from __future__ import annotations
 from typing import Literal
 
 FailureClass = Literal[
-    "oom", "load", "kernel", "timeout", "empty_output", "diverged", "disk", "killed", "build", "other"
+    "oom",
+    "load",
+    "kernel",
+    "timeout",
+    "empty_output",
+    "diverged",
+    "disk",
+    "killed",
+    "build",
+    "judge",
+    "other",
 ]
 
 

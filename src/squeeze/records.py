@@ -149,8 +149,8 @@ class Measurement(Record):
     of the baseline over the same questions, timed in between; empty for the baseline itself. probe,
     probe_reference: likewise, over the probe's few questions, every answer of the same given length; none for
     the baseline. sampled: what the baseline said; its own measurement has it. divergence: a candidate's from
-    that. perplexity: of held-out text, where the workload asks for it. seconds: phase (start, generate, …)
-    -> s.
+    that. perplexity: of held-out text, where the workload asks for it. unscored: benchmark -> why the
+    baseline's answers have no scores, so that nobody's count. seconds: phase (start, generate, …) -> s.
     """
 
     model: str
@@ -166,6 +166,7 @@ class Measurement(Record):
     sampled: tuple[Sampled, ...] = ()
     divergence: Divergence | None = None
     perplexity: Perplexity | None = None
+    unscored: Mapping[str, str] = {}
     seconds: Mapping[str, float] = {}
 
     def joined(self, later: Measurement) -> Measurement:
@@ -202,11 +203,11 @@ class Measurement(Record):
 
     @property
     def accuracy(self) -> Mapping[str, float]:
-        """Benchmark -> mean score of its scored questions; benchmarks that are not scored are left out."""
+        """Benchmark -> mean score of its questions; benchmarks not scored, or not all, are left out."""
         means = {}
         for name, questions in self.questions.items():
             scores = [question.score for question in questions if question.score is not None]
-            if scores:
+            if scores and len(scores) == len(questions):
                 means[name] = sum(scores) / len(scores)
         return means
 
@@ -268,7 +269,8 @@ class Score(Record):
     """What a measurement is worth: higher is better.
 
     low, high: a 90 % interval of ``value``. parts: e.g. perf, perf_norm, speed_norm, per benchmark. talk:
-    benchmark -> how it answers. flags: what makes its speed doubtful, in words with figures.
+    benchmark -> how it answers. flags: what makes its speed doubtful, in words with figures. left_out:
+    benchmark -> why it was asked and has no part in the quality.
     """
 
     value: float
@@ -279,3 +281,4 @@ class Score(Record):
     parts: Mapping[str, float] = {}
     talk: Mapping[str, Talk] = {}
     flags: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = {}

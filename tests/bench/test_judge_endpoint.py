@@ -152,7 +152,23 @@ def test_an_endpoint_that_refuses_the_option_is_asked_without_it_and_remembered(
     server.answer = answer
     judge = judging(server, tmp_path, waits, parallel=1)
     assert judge.rate([talk(81), talk(82), talk(83)]) == [RATED] * 3
-    assert ["response_format" in asked for asked in server.asked] == [True, False, False, False]
+    assert ["response_format" in asked for asked in server.asked] == [True, True, False, False, False]
+    assert waits == []
+
+
+def test_an_endpoint_that_takes_no_limit_on_a_text_is_asked_for_the_form_without_one(
+    server: Server, waits: list[float], tmp_path: Path
+) -> None:
+    def answer(asked: dict[str, Any]) -> Reply:
+        if "maxLength" in json.dumps(asked.get("response_format")):
+            return fault(400, "Invalid schema: 'maxLength' is not permitted")
+        return said(VERDICT)
+
+    server.answer = answer
+    judge = judging(server, tmp_path, waits, parallel=1)
+    assert judge.rate([talk(81), talk(82)]) == [RATED] * 2
+    limited = ["maxLength" in json.dumps(asked["response_format"]) for asked in server.asked]
+    assert limited == [True, False, False]
     assert waits == []
 
 
@@ -162,7 +178,7 @@ def test_a_request_that_is_refused_either_way_stops_with_the_endpoints_words(
     server.answer = lambda asked: fault(422, "max_completion_tokens\nis too large")
     with pytest.raises(JudgeError, match=r"422: max_completion_tokens is too large.*settings"):
         judge.rate([talk()])
-    assert len(server.asked) == 2
+    assert len(server.asked) == 3
 
 
 def test_a_judge_that_takes_no_temperature_is_sent_none(

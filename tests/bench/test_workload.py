@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from squeeze.bench.judge_endpoint import Endpoint
 from squeeze.bench.served import Slices
 from squeeze.bench.workload import WORKLOADS, Workload, choose, load_workload, names
 from squeeze.demo import DATA_DIR, MODEL_DIR
@@ -129,3 +131,64 @@ def test_another_draw_asks_other_questions_and_the_same_draw_the_same() -> None:
     assert one.drawn("kmmlu_redux", 200) == same.drawn("kmmlu_redux", 200)
     assert one.drawn("kmmlu_redux", 200) != other.drawn("kmmlu_redux", 200)
     assert one.key != other.key
+
+
+# A judge for KoMT-Bench.
+
+JUDGE = "judge: {base_url: 'http://localhost:8000/v1', model: fair}"
+
+
+def test_a_study_keeps_its_judge_but_not_how_fast_it_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "judged.yaml"
+    path.write_text(f"questions: {{komt_bench: 4}}\ndata: {DATA_DIR}\n{JUDGE}\n")
+    judged = load_workload(str(path))
+    assert judged.judge == Endpoint(base_url="http://localhost:8000/v1", model="fair")
+
+    def key(**changes: Any) -> str:
+        assert judged.judge is not None
+        return judged.model_copy(update={"judge": judged.judge.model_copy(update=changes)}).key
+
+    assert key() == judged.key
+    assert key(parallel=9, timeout_s=9.0, key_variable="OTHER_KEY") == judged.key
+    without = judged.model_copy(update={"judge": None}).key
+    changed = [key(model="kind"), key(base_url="http://h/v1"), key(temperature=1.0), key(max_tokens=9)]
+    assert len({judged.key, without, *changed}) == 6
+
+
+def test_the_options_judge_comes_before_the_files_and_must_be_one_that_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "judged.yaml"
+    path.write_text(f"questions: {{komt_bench: 4}}\n{JUDGE}\n")
+    monkeypatch.setenv("JUDGE_API_KEY", "any")
+    other = Endpoint(base_url="https://example.org/v1", model="kind")
+    assert choose(str(path), None, MODEL_DIR, other).judge == other
+    with pytest.raises(ConfigError, match="base_url must be http"):
+        choose(str(path), None, MODEL_DIR, Endpoint(base_url="localhost:8000", model="kind"))
+    with pytest.raises(ConfigError, match="JUDGE_API_KEY is not set"):
+        monkeypatch.delenv("JUDGE_API_KEY")
+        choose(str(path), None, MODEL_DIR)
+    path.write_text(f"questions: {{kmmlu_pro: 4}}\n{JUDGE}\n")
+    with pytest.raises(ConfigError, match="a judge rates komt_bench; the workload judged asks kmmlu_pro"):
+        choose(str(path), None, MODEL_DIR)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("api_key: sk-secret", "judge.api_key: .*known keys: base_url, model, key_variable"),
+        ("key_variable: sk-secret", "judge.key_variable: .*must end in KEY, TOKEN or SECRET"),
+        ("key_variable: JUDGE", "judge.key_variable: .*must end in KEY, TOKEN or SECRET"),
+        ("parallel: 0", "judge.parallel"),
+    ],
+)
+def test_a_key_that_stands_in_the_file_by_mistake_is_not_repeated(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(f"questions: {{komt_bench: 4}}\njudge:\n  base_url: http://h/v1\n  model: m\n  {line}\n")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_workload(str(path))
+    assert "sk-secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert "\n" not in str(caught.value)

@@ -222,3 +222,64 @@ def test_an_estimate_tells_speed_at_once_and_quality_after_the_first_questions()
     found = competition.estimate(block, base)
     assert (found.perf_norm, found.speed_norm) == (pytest.approx(0.6), pytest.approx(0.25))
     assert found.perf_error is not None and 0 < found.perf_error < 0.2
+
+
+# KoMT-Bench, rated by a judge once all is answered.
+
+FOUR = {name: half(8, 10) for name in ("kmmlu_redux", "kmmlu_pro", "ko_longrag")}
+
+
+def rated(*scores: float | None, rung: Rung = "repeats", **others: Sequence[float]) -> Measurement:
+    made = measurement(
+        {**FOUR, **others, "komt_bench": scores}, 2e-4, 2e-4, reference=(2e-4, 2e-4), rung=rung
+    )
+    timings = dict.fromkeys(made.questions, Timing(seconds=0.2, tokens=1000))
+    timed = [
+        tuple(one.model_copy(update={"timings": timings}) for one in some)
+        for some in (made.passes, made.reference)
+    ]
+    return made.model_copy(update={"passes": timed[0], "reference": timed[1]})
+
+
+def test_rated_conversations_make_up_a_quarter_of_perf() -> None:
+    base, worse = rated(0.6, 0.4), rated(0.3, 0.2)
+    assert competition.perf(base) == pytest.approx((3 * 0.8 + 0.5) / 4)
+    score = competition.score(worse, base)
+    assert score.perf_norm == pytest.approx((3 * 0.8 + 0.25) / (3 * 0.8 + 0.5))
+    assert score.left_out == {}
+    assert score.parts["accuracy_komt_bench"] == pytest.approx(0.25)
+
+
+def test_without_a_judge_the_others_share_the_weight_and_the_score_says_so() -> None:
+    base = rated(None, None).model_copy(update={"unscored": {"komt_bench": "no judge was given"}})
+    score = competition.score(rated(None, None, kmmlu_pro=half(4, 10)), base)
+    assert score.perf_norm == pytest.approx((0.8 + 0.4 + 0.8) / 2.4)
+    assert score.left_out == {"komt_bench": "no judge was given"}
+    assert "accuracy_komt_bench" not in score.parts
+
+
+@pytest.mark.parametrize("scores", [(None, None), (0.9, None)])
+def test_a_candidate_that_is_not_wholly_rated_has_no_score_beside_a_rated_baseline(
+    scores: tuple[float | None, ...],
+) -> None:
+    with pytest.raises(ConfigError, match="komt_bench has none; measure it again"):
+        competition.score(rated(*scores), rated(0.6, 0.4))
+
+
+def test_what_is_not_rated_yet_may_still_reach_the_ceiling() -> None:
+    lost = half(4, 10)
+
+    def bound(base: Measurement, *scores: float | None, rung: Rung) -> float:
+        of = rated(*scores, rung=rung, kmmlu_redux=lost, kmmlu_pro=lost, ko_longrag=lost)
+        return competition.optimistic(of, base)
+
+    unjudged = bound(rated(None, None), None, None, rung="block")
+    judged = bound(rated(0.5, 0.5), None, None, rung="block")
+    # Both have the same speed, and the same bound on the three others.
+    share = 0.5 / (3 * 0.8 + 0.5)
+    speed = bound(rated(0.5, 0.5), 0.5, 0.5, rung="rest") - 0.5 * (3 * 0.4 + 0.5) / (3 * 0.8 + 0.5)
+    assert 2 * (judged - speed) == pytest.approx(
+        (1 - share) * 2 * (unjudged - speed) + share * competition.PERF_CEILING
+    )
+    assert judged > unjudged
+    assert bound(rated(0.5, 0.5), 0.5, 0.5, rung="rest") < judged

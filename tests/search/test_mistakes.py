@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from search import export, run, show
+from search import bench, export, run, show
 from search.cli import run_command
 from squeeze.demo import MODEL_DIR
 
@@ -44,6 +44,30 @@ def copy_without(folder: Path, name: str) -> Path:
     shutil.copytree(MODEL_DIR, folder)
     (folder / name).unlink()
     return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--judge-url", "http://localhost:8000/v1"], ["--judge-model is missing"]),
+        (["--judge-model", "fair"], ["--judge-url is missing"]),
+        (["--judge-url", "localhost", "--judge-model", "fair"], ["base_url must be http"]),
+        (["--judge-url", "http://h/v1", "--judge-model", "fair"], ["JUDGE_API_KEY is not set"]),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_told_before_anything_starts(
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.delenv("JUDGE_API_KEY", raising=False)
+    for command, first in ((run, ["--trials", "1"]), (bench, [str(MODEL_DIR)])):
+        code, text = told(capsys, command, [*first, *options])
+        assert code == 2
+        check_one_line(text, *words)
+    assert not list((workplace / "studies").glob("*.db"))
 
 
 @pytest.mark.parametrize("trials", ["0", "-1", "many", "1.5"])

@@ -56,7 +56,7 @@ def test_json_has_the_fields_scripts_rely_on(
     assert show.main(["--study", "demo", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     fields = "number state score low high perf_norm speed_norm config seconds reason"
-    fields += " tokens_per_answer baseline_tokens_per_answer confirmed best tie again flags"
+    fields += " tokens_per_answer baseline_tokens_per_answer confirmed left_out best tie again flags"
     fields += " seconds_per_token baseline_seconds_per_token time_ratio benchmarks"
     assert [list(row) for row in rows] == [fields.split()] * 2
     assert (rows[0]["score"], rows[0]["perf_norm"], rows[0]["speed_norm"]) == (0.6, 0.9, 0.3)
@@ -270,3 +270,21 @@ def test_only_the_best_three_whole_models_stay(workplace: Path, scored: Callable
     half.mkdir()
     assert delete_others("demo", records) == [0, 1]
     assert sorted(path.name for path in (workplace / "models/demo").iterdir()) == ["0002", "0003", "0004"]
+
+
+def test_a_benchmark_that_is_left_out_of_the_scores_is_said_with_the_reason(
+    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (0, 1):
+        record = scored(number, 0.6)
+        assert record.score is not None
+        score = record.score.model_copy(update={"left_out": {"komt_bench": "no judge was given"}})
+        save_trial("demo", record.model_copy(update={"score": score}))
+    save_trial("demo", scored(2, 0.5))
+    assert show.main(["--study", "demo"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("komt_bench counts for speed alone") == 1
+    assert "no judge was given" in told
+    assert show.main(["--study", "demo", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["left_out"] for row in rows] == [{"komt_bench": "no judge was given"}] * 2 + [{}]

@@ -76,6 +76,13 @@ class Read:
     """How likely the assistant's words of the held-out text are. Its answer is a ``Perplexity`` or None."""
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a benchmark that are asked. Its answer is a mapping: index -> row."""
+
+    benchmark: str
+
+
 class Engine:
     """The handler: ``Start``, then any number of the others.
 
@@ -91,7 +98,9 @@ class Engine:
         self._held_out: list[list[dict[str, str]]] = []
         self._prompts: Prompts
 
-    def __call__(self, request: Start | Generate | Say | Weigh | Read, tell: Callable[[Event], None]) -> Any:
+    def __call__(
+        self, request: Start | Generate | Say | Weigh | Read | Rows, tell: Callable[[Event], None]
+    ) -> Any:
         if isinstance(request, Start):
             return self._start(tell)
         if isinstance(request, Say):
@@ -103,6 +112,8 @@ class Engine:
         if isinstance(request, Read):
             tell({"stage": "perplexity"})
             return perplexity(self._llm, self._held_out)
+        if isinstance(request, Rows):
+            return dict(self._rows[request.benchmark])
         tell({"stage": request.benchmark, "questions": request.stop - request.start})
         return self._generate(request)
 

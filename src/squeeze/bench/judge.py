@@ -16,11 +16,14 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationError
 
 from squeeze.bench.judge_endpoint import Endpoint, Line, Sleep, StopError, check_url, connect, read_key
-from squeeze.bench.judge_prompts import FORMAT, Conversation, Points, Verdict, fresh_mark, messages
+from squeeze.bench.judge_prompts import FORMS, Conversation, Points, Verdict, fresh_mark, messages
 from squeeze.config import digest
 from squeeze.data.sets import Row
 from squeeze.errors import ConfigError, SetupError
 from squeeze.records import Record
+
+RATINGS = Path("studies/.ratings")
+"""Where ratings are kept, for all studies: the same answers are not paid for twice."""
 
 ASKED = 3
 """Times that a conversation is put to the judge before it is given up."""
@@ -119,13 +122,10 @@ class Judge:
         return why
 
     def _file(self, asked: Conversation) -> Path:
-        # All that decides the reply but the random mark. That an endpoint may refuse FORMAT is its own trait.
+        # All that decides the reply but the random mark. Which of FORMS an endpoint takes is its own trait.
         decides = {
-            "base_url": self.endpoint.base_url,
-            "model": self.endpoint.model,
-            "temperature": self.endpoint.temperature,
-            "max_tokens": self.endpoint.max_tokens,
-            "format": FORMAT,
+            **self.endpoint.identity,
+            "format": FORMS,
             "chat": messages(asked, mark=""),
             # Without a mark, two conversations may look the same in the chat.
             "conversation": asked.model_dump(mode="json"),
@@ -176,7 +176,7 @@ async def _rating(line: Line, asked: Conversation) -> Rating:
     """Raises _GarbageError, or StopError when nothing more will be answered."""
     what = ""
     for _ in range(ASKED):
-        body = await line.ask(messages(asked, fresh_mark(asked)), FORMAT)
+        body = await line.ask(messages(asked, fresh_mark(asked)), FORMS)
         cut = ""
         try:
             choice = _Reply.model_validate_json(body).choices[0]

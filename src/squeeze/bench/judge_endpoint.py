@@ -10,16 +10,17 @@ import os
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from squeeze.bench.tasks import Message
 from squeeze.errors import ConfigError
 from squeeze.records import Record
+from squeeze.secret import is_secret
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -50,9 +51,23 @@ class Endpoint(Record):
     model: str
     key_variable: str = "JUDGE_API_KEY"
     temperature: float | None = 0.0
-    max_tokens: int = 4096
+    max_tokens: int = Field(default=4096, ge=1)
     parallel: int = Field(default=4, ge=1)
-    timeout_s: float = 120.0
+    timeout_s: float = Field(default=120.0, gt=0)
+
+    @field_validator("key_variable")
+    @classmethod
+    def _named_as_a_secret(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or not is_secret(name):
+            raise ValueError(
+                "a key's variable must end in KEY, TOKEN or SECRET, so that no engine is given it"
+            )
+        return name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides a reply, besides what is asked."""
+        return self.model_dump(mode="json", include={"base_url", "model", "temperature", "max_tokens"})
 
 
 class StopError(Exception):
@@ -79,16 +94,17 @@ class Line:
         self._endpoint = endpoint
         self._key = key
         self._sleep = sleep
-        self._takes_form = True
+        self._refused = 0
 
-    async def ask(self, chat: list[Message], form: Mapping[str, Any]) -> bytes:
+    async def ask(self, chat: list[Message], forms: Sequence[Mapping[str, Any]]) -> bytes:
         """The body of the reply, whatever it is.
 
-        form: the ``response_format`` to ask for, as long as the endpoint takes that option. Raises StopError.
+        forms: values of ``response_format``, of which the first that the endpoint takes is asked for, or
+        none. Raises StopError.
         """
         for attempt in range(TRIES):
             try:
-                return await self._sent(chat, form)
+                return await self._sent(chat, forms)
             except _RefusedError as error:
                 raise StopError(f"{error}; change the endpoint's settings") from None
             except _AgainError as error:
@@ -97,13 +113,15 @@ class Line:
                 await self._sleep(_wait_s(attempt, wait_s))
         raise StopError(f"{what}, {TRIES} times in a row; see that the endpoint runs")
 
-    async def _sent(self, chat: list[Message], form: Mapping[str, Any]) -> bytes:
-        """One request, and one more without the form where it is refused with it."""
-        if self._takes_form:
+    async def _sent(self, chat: list[Message], forms: Sequence[Mapping[str, Any]]) -> bytes:
+        """One request, and one more with the next form, at last with none, as long as it is refused."""
+        for place in range(self._refused, len(forms)):
             with contextlib.suppress(_RefusedError):
-                return await self._request(chat, response_format=form)
+                body = await self._request(chat, response_format=forms[place])
+                self._refused = max(self._refused, place)
+                return body
         body = await self._request(chat)
-        self._takes_form = False
+        self._refused = len(forms)  # not before: something else may have been wrong with the request
         return body
 
     async def _request(self, chat: list[Message], **options: Any) -> bytes:
@@ -182,6 +200,12 @@ def read_key(variable: str) -> str:
             f"server that wants none)"
         )
     return key
+
+
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Raises ConfigError for an endpoint that cannot be asked: for its address or a missing key."""
+    check_url(endpoint.base_url)
+    read_key(endpoint.key_variable)
 
 
 def check_url(url: str) -> None:

@@ -38,11 +38,29 @@ class Verdict(BaseModel):
     second_rating: Points
 
 
-FORMAT: dict[str, Any] = {
-    "type": "json_schema",
-    "json_schema": {"name": "verdict", "strict": True, "schema": Verdict.model_json_schema()},
-}
-"""The option that asks an endpoint for a ``Verdict``."""
+REASON_CHARACTERS = 300
+
+
+def _form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The option that asks an endpoint for a JSON object of that schema."""
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "verdict", "strict": True, "schema": schema},
+    }
+
+
+def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with texts of ``REASON_CHARACTERS`` at most."""
+    properties = {
+        name: {**told, "maxLength": REASON_CHARACTERS} if told["type"] == "string" else told
+        for name, told in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}
+
+
+FORMS = (_form(_bounded(Verdict.model_json_schema())), _form(Verdict.model_json_schema()))
+"""Ways to ask for a ``Verdict``, the strictest first: a small model may never end a text by itself, and some
+endpoints refuse a limit on one (github.com/jina-ai/node-DeepResearch/issues/79)."""
 
 RULES = """\
 You rate the two answers that an assistant gave in a conversation with a Korean user.

@@ -13,6 +13,8 @@ from typing import Any
 
 from squeeze.bench import gpu
 from squeeze.bench.divergence import divergence
+from squeeze.bench.judge import RATINGS, Judge
+from squeeze.bench.judged import JUDGED, NO_JUDGE, rated_baseline, rated_candidate
 from squeeze.bench.reference import Beside, Bracketed, Reference, halved
 from squeeze.bench.resolved import versions
 from squeeze.bench.served import Served, Slice, Tell, silent
@@ -29,14 +31,26 @@ class Bench:
     """Measures a baseline and then any number of candidates with one workload.
 
     base: the baseline's model folder. target: where the engine runs. log: what the baseline's engine prints.
-    Ends its processes with the ``with`` block.
+    ratings: the folder where those of the workload's judge are kept. unscored: benchmark -> why its answers
+    are to have no scores although there is a judge. Ends its processes with the ``with`` block.
     """
 
-    def __init__(self, workload: Workload, base: Path, target: Target, *, log: Path) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        base: Path,
+        target: Target,
+        *,
+        log: Path,
+        ratings: Path = RATINGS,
+        unscored: Mapping[str, str] = {},
+    ) -> None:
         self.workload = workload
         self.baseline: Measurement | None = None
         self._base = base
         self._target = target
+        self._judge = Judge(workload.judge, ratings) if workload.judge and JUDGED not in unscored else None
+        self._unscored = {JUDGED: NO_JUDGE, **unscored}
         engine: EngineArguments | None = workload.engine
         if target.device == "cuda":
             engine = halved(workload.engine, target.memory_bytes, size_bytes(base))
@@ -65,6 +79,7 @@ class Bench:
                     break
             tokens = self.workload.divergence
             said = served.say(tokens[-1]) if tokens else ()
+            measured = rated_baseline(self._judge, served, measured, tell, self._unscored[JUDGED])
         finally:
             self._reference.end()
         self.baseline = measured.model_copy(update={"sampled": said})
@@ -78,7 +93,8 @@ class Bench:
         Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator
         early ends the candidate's engine. ``baseline`` must be known. known: an earlier
         measurement of the same shape and scheme, whose probe is taken instead of another; one of the same
-        model has its divergence too. Raises CandidateError for whatever goes wrong with the candidate.
+        model has its divergence too. Raises CandidateError for whatever goes wrong with the candidate, and
+        for answers that the judge does not rate.
         """
         assert self.baseline is not None
         lengths = _answer_lengths(self.baseline, self.workload)
@@ -98,6 +114,7 @@ class Bench:
                     if known.divergence is not None:
                         told["divergence"], said = known.divergence, ()
                 for measurement in _rungs(served, model, self.workload, self._reference, lengths, tell, said):
+                    measurement = rated_candidate(self._judge, self.baseline, served, measurement, tell)
                     yield measurement.model_copy(update=told)
         finally:
             self._reference.end()

@@ -11,10 +11,20 @@ from typing import Any
 
 from squeeze import secret
 from squeeze.bench import slot
-from squeeze.bench.engine import Engine, Generate, Read, Say, Start, Started, Weigh, cache_folder
+from squeeze.bench.engine import (
+    Engine,
+    Generate,
+    Read,
+    Rows,
+    Say,
+    Start,
+    Started,
+    Weigh,
+    cache_folder,
+)
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.child import Child, Event
-from squeeze.data.sets import HUB
+from squeeze.data.sets import HUB, Row
 from squeeze.deadlines import Deadlines
 from squeeze.records import Perplexity, Question, Sampled, Timing
 
@@ -145,6 +155,13 @@ class Served:
         """The perplexity of the workload's held-out text; None when it has none."""
         found = self._call(Read(), "read", tell)
         assert found is None or isinstance(found, Perplexity)
+        return found
+
+    def rows(self, benchmark: str) -> Mapping[int, Row]:
+        """Index -> row of the questions that are asked of a benchmark."""
+        found: Mapping[int, Row] = self._child.call(
+            Rows(benchmark), deadline_s=self._workload.part_deadline_s
+        )
         return found
 
     def _call(self, request: Generate | Say | Weigh | Read, name: str, tell: Tell) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Self
@@ -12,6 +11,8 @@ from typing import Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from squeeze.bench import tasks
+from squeeze.bench.judge_endpoint import Endpoint, check_endpoint
+from squeeze.bench.judge_prompts import FORMS, RULES
 from squeeze.config import Part, digest, read_yaml
 from squeeze.data.sets import HUB, local_file
 from squeeze.demo import DATA_DIR, MODEL_DIR
@@ -54,7 +55,8 @@ class Workload(Part):
     taken, at first and then in all; none: it is not. perplexity: rows of held-out text
     (``squeeze.data.held_out``) over which a model's perplexity is taken; none: it is not. repeats: timed
     passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
-    what is asked of one benchmark in one go.
+    what is asked of one benchmark in one go. judge: who rates the answers to komt_bench; none: they have
+    no part in the quality.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Workload(Part):
     repeats: int = Field(3, ge=1)
     start_deadline_s: float = Field(900, gt=0)
     part_deadline_s: float = Field(1200, gt=0)
+    judge: Endpoint | None = None
     engine: EngineArguments = EngineArguments()
 
     @field_validator("questions")
@@ -97,13 +100,16 @@ class Workload(Part):
             raise ValueError(f"each benchmark must have 2 questions or more; got {dict(self.questions)}")
         return self
 
-    @cached_property
+    @property  # not cached: model_copy would hand it on to another workload
     def key(self) -> str:
         """A hash of everything that decides the outcome; of local data the content, not the place.
 
         Raises ConfigError when the folder lacks a file.
         """
-        plain = self.model_dump(mode="json", exclude={"name", "data", "start_deadline_s", "part_deadline_s"})
+        told_apart = {"name", "data", "start_deadline_s", "part_deadline_s", "judge"}
+        plain = self.model_dump(mode="json", exclude=told_apart)
+        if self.judge is not None:
+            plain["judge"] = [self.judge.identity, RULES, FORMS]
         return digest({**plain, "data": self._data_key()})
 
     def _data_key(self) -> object:
@@ -128,10 +134,8 @@ class Workload(Part):
     def final(self) -> Workload:
         """What finalists are asked: as many other questions, as far as there are any, and one more repeat."""
         asked = {name: count for name, count in self.questions.items() if count is not None}
-        # Not model_copy, which copies the key too, once it was asked for.
-        return Workload.model_validate(
-            self.model_dump()
-            | {
+        return self.model_copy(
+            update={
                 "name": f"{self.name}, final",
                 "after": asked,
                 "divergence": None,
@@ -149,17 +153,28 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in WORKLOADS.glob("*.yaml")))
 
 
-def choose(named: str | None, data: str | None, model: Path) -> Workload:
+def choose(named: str | None, data: str | None, model: Path, judge: Endpoint | None = None) -> Workload:
     """The workload asked for: one of ``names()``, or a YAML file; by default the one that suits the model.
 
     data: where its questions are, if not where the file says or the model has them. A model with the
     tokenizer of the embedded one (it, or made from it) knows the made world, any other the sets on the hub.
+    judge: instead of the file's. Raises ConfigError, also for a judge that cannot be asked.
     """
     embedded = _same(model / "tokenizer.json", MODEL_DIR / "tokenizer.json")
     source = data or (str(DATA_DIR) if embedded else HUB)
     workload = load_workload(named or ("demo" if embedded else "contest"))
-    told = data is None and "data" in workload.model_fields_set
-    return workload if told else workload.model_copy(update={"data": source})
+    if data is not None or "data" not in workload.model_fields_set:
+        workload = workload.model_copy(update={"data": source})
+    if judge is not None:
+        workload = workload.model_copy(update={"judge": judge})
+    if workload.judge is not None:
+        if "komt_bench" not in workload.questions:
+            raise ConfigError(
+                f"a judge rates komt_bench; the workload {workload.name} asks "
+                f"{', '.join(workload.questions)}; add it to the questions or leave the judge out"
+            )
+        check_endpoint(workload.judge)
+    return workload
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -180,7 +195,8 @@ def load_workload(named: str) -> Workload:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"]) or "the whole"
         message = str(first["msg"]).removeprefix("Value error, ")
-        known = (
-            f"; known keys: {', '.join(Workload.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        )
-        raise ConfigError(f"{path}: {where}: {message} (got {first['input']!r}){known}") from error
+        keys = Endpoint.model_fields if where.startswith("judge") else Workload.model_fields
+        known = f"; known keys: {', '.join(keys)}" if first["type"] == "extra_forbidden" else ""
+        # What stands under judge may be a key, by mistake.
+        got = "" if where.startswith("judge") else f" (got {first['input']!r})"
+        raise ConfigError(f"{path}: {where}: {message}{got}{known}") from None

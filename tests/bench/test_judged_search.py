@@ -1,0 +1,70 @@
+"""A search whose judge goes away: it stops, mixes nothing, and goes on once the judge is back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from judge_server import KEY, RATED, VERDICT, Server, fault, said
+
+from search.records import load_trials
+
+pytestmark = pytest.mark.engine
+
+WORKLOAD = """
+questions: {kmmlu_redux: 8, komt_bench: 4}
+max_tokens: 24
+repeats: 2
+probe: 2
+divergence: null
+start_deadline_s: 600
+part_deadline_s: 600
+engine: {max_model_len: 2048, kv_cache_gib: 1}
+"""
+
+
+def test_a_search_stops_when_its_judge_goes_away_and_goes_on_when_it_is_back(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quick.yaml").write_text(WORKLOAD)
+    command = [sys.executable, "-m", "search.run", "--trials", "2", "--space", "prune_quantize"]
+    command += ["--workload", "quick.yaml", "--finalists", "0", "--audit", "1"]
+    command += ["--judge-url", server.url, "--judge-model", "fair"]
+
+    def run() -> tuple[int, str]:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+        return ended.returncode, ended.stderr
+
+    server.replies = [said(VERDICT)] * 4  # the baseline's
+    server.answer = lambda asked: fault(403, f"{KEY} has no more credit")
+    code, told = run()
+    assert code == 3, told
+    last = told.splitlines()[-1]
+    assert last.startswith("error: 3 trials in a row failed for reasons of the machine, the last: judge in")
+    assert (
+        "every conversation must be rated; 4 of 4 are not: the key's quota or rights do not allow it" in last
+    )
+    records = load_trials("demo")
+    assert [(record.failure, record.score) for record in records] == [("judge", None)] * 3
+    assert records[0].config == records[1].config != records[2].config  # each is tried twice at most
+
+    server.answer = lambda asked: said(VERDICT)
+    code, told = run()
+    assert code == 0, told
+    complete = [record for record in load_trials("demo") if record.state == "complete"]
+    assert [record.config for record in complete] == [records[2].config]
+    score = complete[0].score
+    assert score is not None
+    assert score.parts["accuracy_komt_bench"] == pytest.approx(RATED.score)
+    assert score.left_out == {}
+
+    # Another judge is another workload.
+    command[-1] = "kind"
+    code, told = run()
+    assert code == 2
+    assert "a study keeps its workload" in told
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
