@@ -221,6 +221,16 @@ def test_passes_of_two_processes_are_not_taken_for_one_sample() -> None:
     assert error > 0.03  # as one sample of six, whose spread is as large, it would be 0.02 and less
 
 
+def test_what_is_assumed_depends_on_the_device_and_on_whether_the_baseline_was_timed_in_turn() -> None:
+    def engine(**said: object) -> Measurement:
+        return measured([1.0]).model_copy(update={"engine": said})
+
+    assert stats.between(engine(device="cpu", in_turn=True)) == stats.BETWEEN["cpu"]
+    assert stats.between(engine(device="NVIDIA H200", in_turn=True)) == stats.BETWEEN["gpu"]
+    apart = stats.between(engine(device="NVIDIA L4", in_turn=False))
+    assert apart.deviation > stats.BETWEEN["gpu"].deviation
+
+
 def test_what_processes_were_seen_to_differ_by_takes_the_place_of_what_was_assumed() -> None:
     draw = random.Random(7)
     assumed = stats.Between(0.1, 2)

@@ -224,7 +224,11 @@ def _rungs(
             },
         )
 
-    engine: dict[str, Any] = {"given": served.arguments.model_dump(mode="json"), **served.engine}
+    engine: dict[str, Any] = {
+        "given": served.arguments.model_dump(mode="json"),
+        "in_turn": reference is not None and reference.in_turn,
+        **served.engine,
+    }
     perplexity: Perplexity | None = None
     probes: list[_Lap] = []
     weighed: list[tuple[float, ...]] = []

@@ -14,7 +14,12 @@ from squeeze.records import Timing
 
 
 class Reference(Protocol):
-    """The baseline's side of a candidate's measurement."""
+    """The baseline's side of a candidate's measurement.
+
+    in_turn: whether it is timed while the candidate is.
+    """
+
+    in_turn: bool
 
     def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
         """Called before a candidate's engine starts. lengths: benchmark -> tokens of a probe's answer."""
@@ -60,6 +65,8 @@ class Beside:
     that stayed up over twenty candidates was seen to become a tenth slower, which made every later candidate
     look a tenth faster.
     """
+
+    in_turn = True
 
     def __init__(self, base: Path, workload: Workload, log: Path, deadlines: Deadlines | None = None) -> None:
         self._deadlines = deadlines or Deadlines()
@@ -108,6 +115,8 @@ class Bracketed:
     are compared with repeats; the difference between two processes of the same model is not seen by one
     timing. every: candidates that one timing serves.
     """
+
+    in_turn = False
 
     def __init__(
         self, base: Path, workload: Workload, log: Path, deadlines: Deadlines | None = None, every: int = 4
