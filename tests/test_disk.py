@@ -34,6 +34,13 @@ def test_each_stage_is_foretold_by_what_it_leaves() -> None:
     assert needed(FEWER) < needed(both) < needed(FEWER) + needed(EIGHT)
 
 
+def test_what_the_cache_has_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert needed_bytes(TAUGHT, MODEL_DIR, ["depth", "distill"]) == SPARE_BYTES
+    assert needed_bytes(TAUGHT, MODEL_DIR, ["distill"]) == needed_bytes(FEWER, MODEL_DIR)
+    full(monkeypatch, 10 << 20)
+    check_room(TAUGHT, MODEL_DIR, tmp_path, None, lambda: ["depth", "distill"])
+
+
 def full(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12 - free, free))
 
@@ -41,8 +48,8 @@ def full(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 def test_a_build_that_does_not_fit_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full(monkeypatch, 50 << 20)
-    with pytest.raises(CandidateError, match=r"may write 0\.\d\d GB, 0\.05 GB are free in") as caught:
+    full(monkeypatch, 10 << 20)
+    with pytest.raises(CandidateError, match=r"writes 0\.\d\d GB, 0\.01 GB are free in") as caught:
         check_room(EIGHT, MODEL_DIR, tmp_path / "not" / "yet", None)
     assert (caught.value.kind, caught.value.stage) == ("disk", "build")
 

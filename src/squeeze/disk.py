@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from squeeze.cache import Cache
@@ -22,22 +23,19 @@ SHARE: dict[Scheme, float] = {
 }
 """Bytes of a quantized layer beside its 16-bit ones, scales included; the embedding stays as it is."""
 
-CHECKPOINTS = 3
-"""How many checkpoints a training of all weights has on the disk at once."""
-
 STATE_FACTOR = {"cpu": 6.0, "cuda": 2.0}
 """Bytes of a checkpoint beside the model's 16-bit ones: weights and two moments, in 32 bits on a CPU; on a
 GPU weights in 16 and moments in 8 (``squeeze.training.optimizer``)."""
 
-SPARE_BYTES = 64 << 20
+SPARE_BYTES = 4 << 20
 """For logs, records and the database beside the models."""
 
 
-def needed_bytes(config: CompressionConfig, base: Path) -> int:
-    """What a build writes at most: the output of each stage, and checkpoints of its trainings.
+def needed_bytes(config: CompressionConfig, base: Path, there: Collection[str] = ()) -> int:
+    """What a build will write: the output of each stage, and the checkpoint that each training leaves.
 
-    An upper bound: narrower layers are taken to be whole, and outputs that the cache has are not taken off,
-    since to look for them means to hash them.
+    Narrower layers are taken to be whole. A long training has more than one checkpoint at times, which is not
+    foretold: what might fit is tried. there: stages whose output the cache has.
     """
     decoder, size = Decoder.read(base), float(size_bytes(base))
     embedded = 2.0 * decoder.vocab * decoder.hidden * (1 if decoder.tied else 2)
@@ -49,26 +47,35 @@ def needed_bytes(config: CompressionConfig, base: Path) -> int:
             layers *= config.depth.layers / decoder.layers
         elif name == "quantize" and config.quantize:
             layers *= SHARE[config.quantize.scheme]
-        written += embedded + layers
-        if isinstance(part, DistillConfig):
-            written += CHECKPOINTS * factor * (embedded + layers)
-    return round(written or size) + SPARE_BYTES
+        if name not in there:
+            kept = factor if isinstance(part, DistillConfig) else 0.0
+            written += (1 + kept) * (embedded + layers)
+    return round(written if config.parts else size) + SPARE_BYTES
 
 
-def check_room(config: CompressionConfig, base: Path, place: Path, cache: Cache | None) -> None:
+def check_room(
+    config: CompressionConfig,
+    base: Path,
+    place: Path,
+    cache: Cache | None,
+    there: Callable[[], Collection[str]] = tuple,
+) -> None:
     """See to it that a build fits, by taking from the cache what was used least recently if it must.
 
-    place: the folder that the model will lie in. Raises CandidateError (disk), which says what is missing.
+    place: the folder that the model will lie in. there: names the stages whose output the cache has; asked
+    when the whole would not fit. Raises CandidateError (disk), which says what is missing.
     """
     where = next(path for path in (place, *place.absolute().parents) if path.exists())
     needed = needed_bytes(config, base)
     free = shutil.disk_usage(where).free
+    if free < needed:
+        needed = needed_bytes(config, base, there())
     if free < needed and cache is not None:
         cache.shrink(max(0, cache.size_bytes - (needed - free)))
-        free = shutil.disk_usage(where).free
+        needed, free = needed_bytes(config, base, there()), shutil.disk_usage(where).free
     if free < needed:
         raise CandidateError(
-            f"a build must fit on the disk; this one may write {needed / 1e9:.2f} GB, "
+            f"a build must fit on the disk; this one writes {needed / 1e9:.2f} GB, "
             f"{free / 1e9:.2f} GB are free in {where}; make room there",
             stage="build",
             kind="disk",
