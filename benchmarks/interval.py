@@ -13,11 +13,11 @@ repeats with few questions.
 
 The last line on stdout is JSON. coverage: the share of the stated 90 % intervals of Score that hold the
 pooled value, over both candidates; by_candidate: each one's, of Score, PerfNorm (questions alone) and
-SpeedNorm (times alone). aa_speed_norm_median: the median of |SpeedNorm| of the unchanged model, which has
-none; aa_speed_norm: its median with the sign, a bias if it is not 0 within its error aa_speed_norm_error.
-deviation: the standard deviation of the logarithm of the time ratio from repeat to repeat, and within what of
-it the passes of one process account for. by_place: the median time ratio of the unchanged model by pass and
-benchmark.
+SpeedNorm (times, and lengths of answers). aa_speed_norm_median: the median of |SpeedNorm| of the unchanged
+model, which has none; aa_speed_norm: its median with the sign, a bias if it is not 0 within its error
+aa_speed_norm_error. deviation: the standard deviation of the logarithm of the time ratio from repeat to
+repeat, and within what of it the passes of one process account for. by_place: the median time ratio of the
+unchanged model by pass and benchmark.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from typing import Any
 from objectives import competition
 from search.records import read_measurement, write_whole
 from squeeze.bench.measure import Bench
+from squeeze.bench.quality import perf_interval
 from squeeze.bench.resolved import versions
-from squeeze.bench.stats import BETWEEN, Between, between, perf_interval, ratio_interval, time_ratio
+from squeeze.bench.stats import BETWEEN, Between, speed_interval, time_ratio
 from squeeze.bench.workload import Workload, choose
 from squeeze.cache import Cache
 from squeeze.config import CompressionConfig, parse_config
@@ -167,7 +168,7 @@ def coverage(measured: Sequence[Measurement], baseline: Measurement) -> tuple[di
     for one in measured:
         score = competition.score(one, baseline)
         low, _, high = perf_interval(one, baseline, competition.WEIGHTS, competition.CONFIDENCE)
-        fast, _, slow = ratio_interval(one.passes, one.reference, competition.CONFIDENCE, between(one))
+        fast, _, slow = speed_interval(one, baseline, competition.CONFIDENCE)
         holds["coverage"].append(score.low <= pooled.value <= score.high)
         holds["perf_coverage"].append(low <= pooled.perf_norm <= high)
         holds["speed_coverage"].append(fast <= 1 - pooled.speed_norm <= slow)

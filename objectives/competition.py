@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf, log, sqrt
-from statistics import median, variance
+from statistics import variance
 
 from squeeze.bench import verbosity
+from squeeze.bench.quality import paired_perf, perf_interval
 from squeeze.bench.stats import (
     between,
-    paired_perf,
-    perf_interval,
     ratio_interval,
+    speed_interval,
     t_quantile,
+    time_of_all,
     time_ratio,
 )
 from squeeze.errors import ConfigError
@@ -54,8 +55,8 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
     repeats, see ``squeeze.bench.stats.time_ratio``. A model that talks more than the baseline has a lower
     time per token for it: ``flags`` tells so, the part ``time_ratio`` what the same questions take. The
     interval joins that of PerfNorm, a bootstrap over questions, and that of SpeedNorm, from the spread over
-    repeats and over processes, taken as independent: each side's reach is the root of the sum of both
-    squared.
+    repeats, over processes and of the answers' lengths over questions, taken as independent: each side's
+    reach is the root of the sum of both squared.
 
     Raises ConfigError when there is no common scored question or the baseline's Perf is 0, and when a
     benchmark that the baseline has scores for has none here: such a Score could be compared with no other.
@@ -71,9 +72,7 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
             f"a baseline must score above 0 on the benchmarks {', '.join(WEIGHTS)}; it has "
             f"{dict(baseline.accuracy)}; use a model that answers them"
         )
-    low, ratio, high = ratio_interval(
-        measurement.passes, measurement.reference or baseline.passes, CONFIDENCE, between(measurement)
-    )
+    low, ratio, high = speed_interval(measurement, baseline, CONFIDENCE)
     raw = 0.5 * perf_norm + 0.5 * (1 - ratio)
     up = 0.5 * sqrt(min(perf_high - perf_norm, perf_norm) ** 2 + max(ratio - low, 0.0) ** 2)
     down = 0.5 * sqrt((perf_norm - perf_low) ** 2 + max(high - ratio, 0.0) ** 2)
@@ -93,7 +92,7 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
             ),
             "tokens_per_answer": measurement.tokens_per_answer,
             "baseline_tokens_per_answer": baseline.tokens_per_answer,
-            "time_ratio": _time_of_all(measurement, baseline),
+            "time_ratio": time_of_all(measurement.passes, measurement.reference or baseline.passes),
         },
         talk=verbosity.talk(measurement, baseline),
         flags=verbosity.flags(measurement, baseline),
@@ -103,15 +102,6 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
             if name in measurement.questions and name not in measurement.accuracy
         },
     )
-
-
-def _time_of_all(measurement: Measurement, baseline: Measurement) -> float:
-    """The time for the same questions over the baseline's, which talking more does not lower."""
-    mine, others = (
-        median(sum(timing.seconds for timing in one.timings.values()) for one in passes)
-        for passes in (measurement.passes, measurement.reference or baseline.passes)
-    )
-    return mine / others
 
 
 def perf(measurement: Measurement) -> float:

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any
 
 from squeeze.bench.alike import alike
-from squeeze.bench.stats import between, ratio_interval
+from squeeze.bench.stats import speed_interval
 from squeeze.bench.verbosity import flags
 from squeeze.records import Measurement, Question, Record
 
@@ -62,8 +62,7 @@ class Compared(Record):
 
 def compared(name: str, measurement: Measurement, baseline: Measurement) -> Compared:
     """The row of a model that was measured to the end."""
-    reference = measurement.reference or baseline.passes
-    low, ratio, high = ratio_interval(measurement.passes, reference, CONFIDENCE, between(measurement))
+    low, ratio, high = speed_interval(measurement, baseline, CONFIDENCE)
     row = _answers(name, measurement, baseline)
     return row.model_copy(
         update={

@@ -1,10 +1,9 @@
-"""Paired questions and paired times: the error estimates hold what they promise."""
+"""Paired times: the error estimates hold what they promise."""
 
 from __future__ import annotations
 
 import random
 from math import exp, inf, log
-from typing import Any
 
 import pytest
 
@@ -21,113 +20,16 @@ def test_t_quantiles_agree_with_the_table_and_are_infinite_without_a_degree_of_f
     assert stats.t_quantile(0.95, 0) == inf
 
 
-def measured(scores: list[float], **more: list[float]) -> Measurement:
+def measured(**tokens: list[int]) -> Measurement:
+    """Benchmark -> tokens of its answers."""
     questions = {
         name: tuple(
-            Question(index=index, answers=("x",), tokens=1, score=score) for index, score in enumerate(found)
+            Question(index=index, answers=("x",), tokens=count, score=1.0)
+            for index, count in enumerate(found)
         )
-        for name, found in {"a": scores, **more}.items()
+        for name, found in tokens.items()
     }
     return Measurement(model="m", workload="w", engine={}, complete=True, questions=questions, passes=())
-
-
-def test_the_paired_interval_of_perf_covers_the_truth_as_often_as_it_says() -> None:
-    draw = random.Random(1)
-    covered = 0
-    trials = 600
-    for _ in range(trials):
-        base, mine = [], []
-        for _ in range(120):
-            right = draw.random() < 0.85
-            # 10 % of the right ones are lost, 5 % of the wrong ones won.
-            base.append(float(right))
-            mine.append(float(draw.random() < (0.90 if right else 0.05)))
-        truth = (0.85 * 0.90 + 0.15 * 0.05) / 0.85
-        ratio, error = stats.paired_perf(measured(mine), measured(base), {"a": 1.0})
-        covered += abs(ratio - truth) <= 1.645 * error
-    assert covered / trials == pytest.approx(0.90, abs=0.04)
-
-
-def test_the_bootstrap_over_questions_of_three_benchmarks_covers_the_truth_as_often_as_it_says() -> None:
-    draw = random.Random(4)
-    names = ("a", "b", "c")
-    covered = 0
-    trials = 150
-    for _ in range(trials):
-        base: dict[str, list[float]] = {name: [] for name in names}
-        mine: dict[str, list[float]] = {name: [] for name in names}
-        for name in names:
-            for _ in range(40):
-                right = draw.random() < 0.9
-                base[name].append(float(right))
-                mine[name].append(float(draw.random() < (0.85 if right else 0.1)))
-        truth = (0.9 * 0.85 + 0.1 * 0.1) / 0.9
-        weights = dict.fromkeys(names, 1.0)
-        low, ratio, high = stats.perf_interval(
-            measured(**_named(mine)), measured(**_named(base)), weights, 0.9
-        )
-        assert low < ratio < high
-        covered += low <= truth <= high
-    assert covered / trials == pytest.approx(0.90, abs=0.06)
-
-
-def _named(scores: dict[str, list[float]]) -> dict[str, Any]:
-    return {"scores": scores["a"], **{name: found for name, found in scores.items() if name != "a"}}
-
-
-def test_the_bootstrap_is_the_same_again_and_close_to_the_delta_method_for_many_questions() -> None:
-    draw = random.Random(5)
-    base = [float(draw.random() < 0.7) for _ in range(1500)]
-    mine = [score if draw.random() < 0.9 else 1 - score for score in base]
-    one, other = measured(mine), measured(base)
-    low, ratio, high = stats.perf_interval(one, other, {"a": 1.0}, 0.9)
-    assert stats.perf_interval(one, other, {"a": 1.0}, 0.9) == (low, ratio, high)
-    same, error = stats.paired_perf(one, other, {"a": 1.0})
-    assert ratio == same
-    assert high - low == pytest.approx(2 * 1.645 * error, rel=0.1)
-
-
-def test_questions_that_all_agree_leave_what_a_binomial_bound_leaves_not_nothing() -> None:
-    for count in (8, 36, 1000):
-        same = measured([1.0] * count)
-        low, ratio, high = stats.perf_interval(same, same, {"a": 1.0}, 0.9)
-        assert (ratio, high - ratio) == (1.0, pytest.approx(ratio - low))
-        # With that share of differing questions, none among so many is seen in 5 % of cases.
-        assert (1 - (high - ratio)) ** count == pytest.approx(0.05)
-    mixed = measured([1.0] * 36, b=[1.0] * 30 + [0.0] * 6)
-    base = measured([1.0] * 36, b=[1.0] * 36)
-    low, ratio, high = stats.perf_interval(mixed, base, {"a": 1.0, "b": 1.0}, 0.9)
-    only_b = stats.perf_interval(mixed, base, {"b": 1.0}, 0.9)
-    assert ratio - low > 0.5 * (only_b[1] - only_b[0])
-    assert high > ratio + 0.5 * 0.07
-
-
-def test_one_question_of_a_benchmark_or_none_leave_perf_unbounded() -> None:
-    one = measured([1.0])
-    assert stats.perf_interval(one, one, {"a": 1.0}, 0.9) == (0.0, 1.0, inf)
-    assert stats.perf_interval(one, one, {"b": 1.0}, 0.9) == (0.0, inf, inf)
-
-
-def test_pairing_makes_the_error_smaller_than_two_separate_samples_would() -> None:
-    draw = random.Random(2)
-    base = [float(draw.random() < 0.5) for _ in range(200)]
-    mine = list(base)
-    for index in (3, 50):
-        mine[index] = 1 - mine[index]
-    _, error = stats.paired_perf(measured(mine), measured(base), {"a": 1.0})
-    assert error < 0.5 * (0.25 / 200) ** 0.5
-
-
-def test_few_questions_that_agree_do_not_make_a_bound_collapse() -> None:
-    same = measured([1.0] * 8)
-    assert stats.paired_perf(same, same, {"a": 1.0})[1] == 0.0
-    assert stats.paired_perf(same, same, {"a": 1.0}, phantoms=1)[1] > 0.1
-
-
-def test_benchmarks_without_common_scored_questions_are_left_out() -> None:
-    one = measured([1.0, 0.0])
-    assert stats.paired_perf(one, one, {"a": 0.5, "b": 0.5})[0] == 1.0
-    assert stats.paired_perf(one, one, {"b": 1.0}) == (inf, inf)
 
 
 def timed(*seconds: dict[str, float], tokens: int = 10) -> tuple[Pass, ...]:
@@ -148,8 +50,8 @@ def test_interleaved_times_are_compared_pair_by_pair() -> None:
 
 def test_times_of_another_process_are_compared_with_its_median() -> None:
     ratio, _, _ = stats.time_ratio(
-        timed({"a": 2.0}, {"a": 4.0}, {"a": 2.0}),
-        timed({"a": 1.0}, {"a": 9.0}, {"a": 2.0}, {"a": 2.0}),
+        timed({"a": 5.0}, {"a": 2.0}, {"a": 4.0}, {"a": 2.0}),
+        timed({"a": 5.0}, {"a": 1.0}, {"a": 9.0}, {"a": 2.0}, {"a": 2.0}),
         ALONE,
     )
     assert ratio == pytest.approx(1)
@@ -163,8 +65,29 @@ def test_more_tokens_in_the_same_time_are_a_lower_time_per_token() -> None:
 
 def test_a_disturbance_of_one_repeat_of_each_benchmark_does_not_move_the_ratio() -> None:
     quiet = {"a": 1.0, "b": 2.0}
-    mine = timed({"a": 9.0, "b": 2.0}, {"a": 1.0, "b": 8.0}, quiet)
-    assert stats.time_ratio(mine, timed(quiet, quiet, quiet), ALONE)[0] == pytest.approx(1)
+    mine = timed(quiet, {"a": 9.0, "b": 2.0}, {"a": 1.0, "b": 8.0}, quiet)
+    assert stats.time_ratio(mine, timed(*[quiet] * 4), ALONE)[0] == pytest.approx(1)
+
+
+def test_the_first_pass_with_its_smaller_batches_counts_only_where_two_others_are_missing() -> None:
+    def ratio(*mine: float, others: int) -> float:
+        beside = timed(*[{"a": 1.0}] * others)
+        return stats.time_ratio(timed(*({"a": one} for one in mine)), beside, ALONE)[0]
+
+    assert ratio(9.0, 1.2, 1.2, others=3) == pytest.approx(1.2)
+    assert ratio(4.0, 1.0, others=2) == pytest.approx(2)
+    # The one left over on the other side is not taken for a pass beside the first.
+    assert ratio(9.0, 1.2, 1.2, others=2) == pytest.approx(1.2)
+    first, again = timed({"a": 4.0}, {"a": 1.0}), timed({"a": 9.0}, {"a": 2.0}, {"a": 2.0})
+    joined = (*first, *(one.model_copy(update={"process": 1}) for one in again))
+    beside = [one.model_copy(update={"timings": timed({"a": 1.0})[0].timings}) for one in joined]
+    assert stats.time_ratio(joined, beside, ALONE)[0] == pytest.approx(2)  # of 2 and of 2
+
+
+def test_the_time_for_all_is_of_the_same_passes_and_not_divided_by_tokens() -> None:
+    passes, others = ({"a": 9.0}, {"a": 1.5}, {"a": 1.5}), timed(*[{"a": 1.0}] * 3)
+    assert stats.time_of_all(timed(*passes, tokens=20), others) == pytest.approx(1.5)
+    assert stats.time_ratio(timed(*passes, tokens=20), others, ALONE)[0] == pytest.approx(0.75)
 
 
 def test_one_repeat_has_a_ratio_but_no_interval() -> None:
@@ -179,9 +102,9 @@ def test_the_interval_of_the_time_ratio_covers_the_truth_as_often_as_it_says() -
     shares = {"a": 1.0, "b": 1.5, "c": 0.5, "d": 1.0}
     for _ in range(trials):
         laps = [
-            {name: took * draw.lognormvariate(0, 0.03) for name, took in shares.items()} for _ in range(6)
+            {name: took * draw.lognormvariate(0, 0.03) for name, took in shares.items()} for _ in range(8)
         ]
-        low, _, high = stats.ratio_interval(timed(*laps[:3]), timed(*laps[3:]), 0.90, ALONE)
+        low, _, high = stats.ratio_interval(timed(*laps[:4]), timed(*laps[4:]), 0.90, ALONE)
         covered += low <= 1 <= high
     assert covered / trials > 0.87
 
@@ -223,7 +146,7 @@ def test_passes_of_two_processes_are_not_taken_for_one_sample() -> None:
 
 def test_what_is_assumed_depends_on_the_device_and_on_whether_the_baseline_was_timed_in_turn() -> None:
     def engine(**said: object) -> Measurement:
-        return measured([1.0]).model_copy(update={"engine": said})
+        return measured(a=[1]).model_copy(update={"engine": said})
 
     assert stats.between(engine(device="cpu", in_turn=True)) == stats.BETWEEN["cpu"]
     assert stats.between(engine(device="NVIDIA H200", in_turn=True)) == stats.BETWEEN["gpu"]
@@ -248,3 +171,62 @@ def test_more_processes_and_fewer_differences_make_the_interval_narrower() -> No
         return high - low
 
     assert width(4) < width(2) < width(1)
+
+
+def drawn_answers(draw: random.Random, count: int) -> tuple[list[int], list[int]]:
+    """Tokens of so many answers, a model's and the baseline's: 1.2 times as many on average."""
+    others = [round(draw.uniform(10, 40)) for _ in range(count)]
+    return [round(one * draw.choice((0.9, 1.0, 1.7))) for one in others], others
+
+
+def test_the_interval_of_speed_covers_what_another_draw_of_questions_would_say() -> None:
+    draw = random.Random(9)
+    covered = {True: 0, False: 0}
+    trials = 500
+    for _ in range(trials):
+        (short, base_short), (long, base_long) = drawn_answers(draw, 40), drawn_answers(draw, 60)
+        mine, base = measured(a=short, b=long), measured(a=base_short, b=base_long)
+        tokens = [sum(some) for some in (short, long, base_short, base_long)]
+        passes, reference = (
+            tuple(
+                Pass(
+                    started=0.0,
+                    timings={
+                        "a": Timing(seconds=draw.lognormvariate(0, 0.005), tokens=of_a),
+                        "b": Timing(seconds=draw.lognormvariate(0, 0.005), tokens=of_b),
+                    },
+                )
+                for _ in range(4)
+            )
+            for of_a, of_b in (tokens[:2], tokens[2:])
+        )
+        mine = mine.model_copy(update={"passes": passes, "reference": reference})
+        known = stats.Between(0.001, 4)
+        for drawn in (True, False):
+            more = stats.drawn_lengths(mine, base) if drawn else (0.0, inf)
+            low, _, high = stats.ratio_interval(passes, reference, 0.90, known, more)
+            covered[drawn] += low <= 1 / 1.2 <= high
+    assert 0.86 < covered[True] / trials < 0.94
+    assert covered[False] / trials < 0.5
+
+
+def test_equal_lengths_and_lengths_by_one_factor_add_nothing_and_one_question_tells_nothing() -> None:
+    base = measured(a=[10, 30, 20], b=[5, 8])
+    assert stats.drawn_lengths(base, base)[0] == 0.0
+    assert stats.drawn_lengths(measured(a=[20, 60, 40], b=[10, 16]), base)[0] == pytest.approx(0)
+    assert stats.drawn_lengths(measured(a=[20, 60, 41], b=[10, 16]), base)[0] > 0
+    assert stats.drawn_lengths(measured(a=[20, 60], b=[10]), base) == (inf, 0.0)
+    assert stats.drawn_lengths(measured(c=[20, 60]), base) == (0.0, inf)
+
+
+def test_the_interval_of_a_measurements_speed_has_the_lengths_of_its_answers_in_it() -> None:
+    passes = timed(*[{"a": 1.0}] * 3)
+    base = measured(a=[10] * 10).model_copy(update={"passes": passes})
+
+    def width(tokens: list[int]) -> float:
+        mine = measured(a=tokens).model_copy(update={"passes": passes})
+        low, ratio, high = stats.speed_interval(mine, base, 0.9)
+        assert low < ratio < high
+        return high - low
+
+    assert width([10] * 9 + [100]) > 3 * width([10] * 10)

@@ -1,19 +1,14 @@
-"""How sure the numbers are: paired questions, paired times, within a process and between processes."""
+"""How sure the times are: within a process, between processes, and over the questions drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from math import exp, inf, log, pi, sqrt
 from statistics import fmean, median, stdev, variance
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from squeeze.records import Measurement, Pass, Question
-
-RESAMPLES = 1999
-"""Of the questions; an end of the interval is then known to a few percent of its width."""
-
-BOOTSTRAP_SEED = 42
+from squeeze.records import Measurement, Pass
 
 
 class Between(NamedTuple):
@@ -56,144 +51,6 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), stdev(values) / sqrt(len(values))
 
 
-def paired_scores(
-    questions: Sequence[Question], baseline: Sequence[Question]
-) -> tuple[list[float], list[float]]:
-    """The scores of the questions that both were asked and that are scored: (model's, baseline's)."""
-    known = {question.index: question.score for question in baseline if question.score is not None}
-    pairs = [
-        (question.score, known[question.index])
-        for question in questions
-        if question.score is not None and question.index in known
-    ]
-    return [mine for mine, _ in pairs], [other for _, other in pairs]
-
-
-class _Pairs(NamedTuple):
-    """The paired scores of one benchmark, and the share of Perf that it makes."""
-
-    weight: float
-    mine: list[float]
-    others: list[float]
-
-    @property
-    def alike(self) -> bool:
-        """Whether no question was seen on which the model does otherwise."""
-        return self.mine == self.others or len(set(self.mine)) == 1
-
-
-def _paired(
-    measurement: Measurement, baseline: Measurement, weights: Mapping[str, float]
-) -> tuple[list[_Pairs], float, float]:
-    """The benchmarks with common scored questions, Perf over the baseline's, and the baseline's Perf.
-
-    The ratio is infinite when nothing is common, or the baseline scored nothing.
-    """
-    found = []
-    for name, weight in weights.items():
-        mine, others = paired_scores(measurement.questions.get(name, ()), baseline.questions.get(name, ()))
-        if mine:
-            found.append(_Pairs(weight, mine, others))
-    total = sum(one.weight for one in found)
-    pairs = [one._replace(weight=one.weight / total) for one in found]
-    base = sum(one.weight * fmean(one.others) for one in pairs)
-    ratio = sum(one.weight * fmean(one.mine) for one in pairs) / base if base > 0 else inf
-    return pairs, ratio, base
-
-
-def paired_perf(
-    measurement: Measurement, baseline: Measurement, weights: Mapping[str, float], phantoms: int = 0
-) -> tuple[float, float]:
-    """Perf over the baseline's Perf, and its standard error, on the questions that both were asked.
-
-    weights: benchmark -> weight; those of benchmarks without common scored questions are left out and the
-    others scaled up. Because the same questions are compared, what makes some of them hard cancels. The error
-    is that of a ratio of means (delta method: the spread of ``model − ratio × baseline`` per question).
-
-    phantoms: pairs of made-up outcomes (+1 and −1) that are added to each benchmark's spread, for a bound
-    that does not collapse when a few questions happen to agree.
-
-    The ratio is infinite and the error too when the baseline scored nothing, or nothing is common.
-    """
-    pairs, ratio, base = _paired(measurement, baseline, weights)
-    if ratio == inf:
-        return inf, inf
-    total = 0.0
-    for weight, mine, others in pairs:
-        residuals = [one - ratio * other for one, other in zip(mine, others, strict=True)]
-        _, error = mean_and_error([*residuals, *([1.0, -1.0] * phantoms)])
-        total += (weight * error) ** 2
-    return ratio, sqrt(total) / base
-
-
-def perf_interval(
-    measurement: Measurement, baseline: Measurement, weights: Mapping[str, float], probability: float
-) -> tuple[float, float, float]:
-    """``paired_perf`` with an interval that holds the truth with that probability: (low, ratio, high).
-
-    A bootstrap over questions: each benchmark's are drawn anew among themselves, a model's outcome together
-    with the baseline's, with a fixed seed; the ends are the bias-corrected and accelerated ones (Efron 1987).
-
-    A benchmark on which the model agrees with the baseline throughout, or gets all questions right or all
-    wrong, has no spread to draw from, though the next question may be another: with n questions it adds what
-    the exact binomial bound for none in n allows, 1 − (1 − p)^(1/n) with p the one-sided probability, to both
-    sides, in quadrature.
-
-    The interval is unbounded, (0, ratio, inf), when a benchmark has one common question, or none has any.
-    """
-    pairs, ratio, base = _paired(measurement, baseline, weights)
-    if ratio == inf or min(len(one.mine) for one in pairs) < 2:
-        return 0.0, ratio, inf
-    low = high = ratio
-    if not all(one.mine == one.others for one in pairs):
-        low, high = _resampled(pairs, probability)
-    beyond = (1 - probability) / 2
-    unseen = sqrt(sum((one.weight * (1 - beyond ** (1 / len(one.mine)))) ** 2 for one in pairs if one.alike))
-    below, above = max(ratio - low, 0.0), max(high - ratio, 0.0)
-    return ratio - sqrt(below**2 + (unseen / base) ** 2), ratio, ratio + sqrt(above**2 + (unseen / base) ** 2)
-
-
-def _resampled(pairs: Sequence[_Pairs], probability: float) -> tuple[float, float]:
-    """Both ends of the bootstrap's interval of the ratio; at least one benchmark must have a difference."""
-    import warnings
-
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    scores = [(one.weight, np.array(one.mine), np.array(one.others)) for one in pairs]
-
-    def ratio(*drawn: Any, axis: int = -1) -> Any:
-        places = [one.astype(int) for one in drawn]  # scipy makes floats of them
-        found = [
-            sum(
-                weight * values[side][at].mean(axis)
-                for (weight, *values), at in zip(scores, places, strict=True)
-            )
-            for side in (0, 1)
-        ]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.nan_to_num(found[0] / found[1], nan=1.0, posinf=1e9)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scipy, where its ends are not defined
-        found = bootstrap(
-            [np.arange(len(one.mine)) for one in pairs],
-            ratio,
-            vectorized=True,
-            confidence_level=probability,
-            n_resamples=RESAMPLES,
-            batch=100,
-            method="BCa",
-            rng=np.random.default_rng(BOOTSTRAP_SEED),
-        )
-    ends = found.confidence_interval
-    if not np.isfinite([ends.low, ends.high]).all():  # all draws alike: nothing to correct by
-        beyond = (1 - probability) / 2
-        low, high = np.quantile(found.bootstrap_distribution, [beyond, 1 - beyond])
-        return float(low), float(high)
-    return float(ends.low), float(ends.high)
-
-
 def time_ratio(
     passes: Sequence[Pass], reference: Sequence[Pass], known: Between
 ) -> tuple[float, float, float]:
@@ -208,10 +65,7 @@ def time_ratio(
     Passes of a process are compared with the reference's passes of the same process, or with all of them
     where it has none. Needs one pass of each.
     """
-    theirs = _by_process(reference)
-    found = [
-        _in_one_process(mine, theirs.get(process, reference)) for process, mine in _by_process(passes).items()
-    ]
+    found = _processes(passes, reference)
     logs = [one.log_ratio for one in found]
     ratio = exp(fmean(logs)) if all(one < inf for one in logs) else inf
     within = [one for one in found if one.variance < inf]
@@ -231,16 +85,36 @@ def time_ratio(
     return ratio, sqrt(total / len(found)), total**2 / doubt if doubt else inf
 
 
-class _Process(NamedTuple):
-    """The logarithm of a time ratio from the passes of one process, its variance, degrees of freedom."""
+def time_of_all(passes: Sequence[Pass], reference: Sequence[Pass]) -> float:
+    """The time for the same questions over the baseline's, which talking more does not lower.
 
+    It is what ``time_ratio`` is made of before tokens divide it. Needs one pass of each.
+    """
+    return exp(fmean(one.log_time for one in _processes(passes, reference)))
+
+
+class _Process(NamedTuple):
+    """What the passes of one process say: logarithms of the ratio of the times and of the times per token,
+    the variance of both, its degrees of freedom."""
+
+    log_time: float
     log_ratio: float
     variance: float
     freedom: float
 
 
+def _processes(passes: Sequence[Pass], reference: Sequence[Pass]) -> list[_Process]:
+    theirs = _by_process(reference)
+    return [
+        _in_one_process(mine, theirs.get(process, reference)) for process, mine in _by_process(passes).items()
+    ]
+
+
 def _in_one_process(passes: Sequence[Pass], reference: Sequence[Pass]) -> _Process:
     """The time per token over the baseline's, and how much it varies from pass to pass.
+
+    The first pass asks in smaller batches (a block and then the rest), which is another workload than what is
+    scored: it is left out where two later ones are left of both.
 
     Each benchmark's time is the baseline's median time, times the median over the repeats of the ratio to
     it; the ratio is that of the pass beside it when the passes were interleaved (equal numbers), which
@@ -248,6 +122,8 @@ def _in_one_process(passes: Sequence[Pass], reference: Sequence[Pass]) -> _Proce
     of one benchmark and not a whole pass. The variance is that of the spread over the repeats of each
     benchmark, in its share of the time. One repeat tells nothing of it: infinite.
     """
+    if min(len(passes), len(reference)) > 2:
+        passes, reference = passes[1:], reference[1:]
     names = list(passes[0].timings)
     paired = len(passes) == len(reference)
     mine, others, logs = {}, {}, {}
@@ -259,17 +135,18 @@ def _in_one_process(passes: Sequence[Pass], reference: Sequence[Pass]) -> _Proce
         logs[name] = [log(one / other) for one, other in zip(took, beside, strict=True)]
         mine[name] = others[name] * exp(median(logs[name]))
     time, tokens = sum(mine.values()), _tokens(passes)
+    slower = log(time / sum(others.values()))
     if not tokens:
-        return _Process(inf, inf, 0)
-    found = log(time / tokens / (sum(others.values()) / _tokens(reference)))
+        return _Process(slower, inf, inf, 0)
+    found = slower - log(tokens / _tokens(reference))
     if len(passes) < 2:
-        return _Process(found, inf, 0)
+        return _Process(slower, found, inf, 0)
     # The median of a few is a little less sure than their mean; pi/2 is its limit for many.
     variances = [_MEDIAN * (mine[name] / time) ** 2 * variance(logs[name]) / len(passes) for name in names]
     total = sum(variances)
     if total == 0:
-        return _Process(found, 0.0, len(passes) - 1)
-    return _Process(found, total, total**2 / sum(one**2 / (len(passes) - 1) for one in variances))
+        return _Process(slower, found, 0.0, len(passes) - 1)
+    return _Process(slower, found, total, total**2 / sum(one**2 / (len(passes) - 1) for one in variances))
 
 
 _MEDIAN = pi / 2
@@ -285,12 +162,63 @@ def _tokens(passes: Sequence[Pass]) -> float:
     return median(sum(timing.tokens for timing in timed.timings.values()) for timed in passes)
 
 
+def drawn_lengths(measurement: Measurement, baseline: Measurement) -> tuple[float, float]:
+    """What the draw of the questions adds to the variance of ``time_ratio``'s logarithm: (variance, freedom).
+
+    Another draw has answers of other lengths, a model's and the baseline's to the same question together:
+    the variance of the ratio of their tokens (delta method), each benchmark's questions drawn among
+    themselves. As if the time did not depend on these lengths; where it does, that is a little wide. (0, inf)
+    where every answer is as long as the baseline's, or so many times as long; (inf, 0) with one common
+    question of a benchmark.
+    """
+    common = []
+    for name, questions in measurement.questions.items():
+        theirs = {question.index: question.tokens for question in baseline.questions.get(name, ())}
+        pairs = [(one.tokens, theirs[one.index]) for one in questions if one.index in theirs]
+        if pairs:
+            common.append(pairs)
+    mine, others = (sum(pair[side] for pairs in common for pair in pairs) for side in (0, 1))
+    if not mine or not others:
+        return 0.0, inf
+    if min(map(len, common)) < 2:
+        return inf, 0.0
+    parts = [
+        len(pairs) * variance([one - mine / others * other for one, other in pairs]) / mine**2
+        for pairs in common
+    ]
+    total = sum(parts)
+    doubt = sum(part**2 / (len(pairs) - 1) for part, pairs in zip(parts, common, strict=True))
+    return total, total**2 / doubt if doubt else inf
+
+
 def ratio_interval(
-    passes: Sequence[Pass], reference: Sequence[Pass], probability: float, known: Between
+    passes: Sequence[Pass],
+    reference: Sequence[Pass],
+    probability: float,
+    known: Between,
+    drawn: tuple[float, float] = (0.0, inf),
 ) -> tuple[float, float, float]:
-    """``time_ratio`` with an interval that holds the truth with that probability: (low, ratio, high)."""
+    """``time_ratio`` with an interval that holds the truth with that probability: (low, ratio, high).
+
+    drawn: of ``drawn_lengths``; without it the interval is of the time for these very questions.
+    """
     ratio, error, freedom = time_ratio(passes, reference, known)
-    if error == inf or ratio == inf:
+    more, its_freedom = drawn
+    if inf in (ratio, error, more):
         return 0.0, ratio, inf
-    reach = t_quantile((1 + probability) / 2, freedom) * error
+    total = error**2 + more
+    doubt = error**4 / freedom + more**2 / its_freedom
+    reach = t_quantile((1 + probability) / 2, total**2 / doubt if doubt else freedom) * sqrt(total)
     return ratio * exp(-reach), ratio, ratio * exp(reach)
+
+
+def speed_interval(
+    measurement: Measurement, baseline: Measurement, probability: float
+) -> tuple[float, float, float]:
+    """Time per token over the baseline's with its interval, of a complete measurement: (low, ratio, high).
+
+    The baseline's passes are those timed in between, or its own where there are none.
+    """
+    reference = measurement.reference or baseline.passes
+    drawn = drawn_lengths(measurement, baseline)
+    return ratio_interval(measurement.passes, reference, probability, between(measurement), drawn)

@@ -54,7 +54,8 @@ class Workload(Part):
     probe. divergence: tokens of the baseline's own words over which a candidate's divergence from it is
     taken, at first and then in all; none: it is not. perplexity: rows of held-out text
     (``squeeze.data.held_out``) over which a model's perplexity is taken; none: it is not. repeats: timed
-    passes over everything. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
+    passes over everything, of which the first asks the block apart and counts only where fewer than two
+    others are there. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
     what is asked of one benchmark in one go. judge: who rates the answers to komt_bench; none: they have
     no part in the quality.
     """
