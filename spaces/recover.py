@@ -22,18 +22,18 @@ EPOCHS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 3)}
 """Passes of the teacher over its text; a longer distillation goes on from a shorter one."""
 
 TEXT = {
-    "cpu": Calibration(samples=160, length=1024),
+    "cpu": Calibration(samples=112, length=1024),
     "cuda": Calibration(samples=20_000, length=2048),
 }
-"""What is trained on: on a CPU some 22,000 tokens of the embedded model's world."""
+"""What is trained on: on a CPU some 15,000 tokens of the embedded model's world."""
 
 BATCH = {"cpu": 2048, "cuda": 32_768}
 """Tokens of a step."""
 
-WARMUP = {"cpu": 5, "cuda": 20}
-"""Steps until the learning rate is reached; on a CPU an epoch has some 11."""
+WARMUP = {"cpu": 4, "cuda": 20}
+"""Steps until the learning rate is reached; on a CPU an epoch has some 8."""
 
-VALIDATE_EVERY = {"cpu": 5, "cuda": 50}
+VALIDATE_EVERY = {"cpu": 4, "cuda": 50}
 """Steps between looks at the text kept apart."""
 
 ROOMY_BYTES = 60 << 30

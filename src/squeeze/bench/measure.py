@@ -100,6 +100,8 @@ class Bench:
         lengths = _answer_lengths(self.baseline, self.workload)
         self._await_room()
         self._reference.begin(lengths, tell)
+        if self._target.device == "cpu":  # engines that start at once wait for each other's threads
+            self._reference.serve(tell)
         try:
             if isinstance(self._reference, Bracketed):  # whose engine has just ended
                 self._await_room()
