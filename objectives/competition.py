@@ -74,7 +74,8 @@ def score(measurement: Measurement, baseline: Measurement) -> Score:
         )
     low, ratio, high = speed_interval(measurement, baseline, CONFIDENCE)
     raw = 0.5 * perf_norm + 0.5 * (1 - ratio)
-    up = 0.5 * sqrt(min(perf_high - perf_norm, perf_norm) ** 2 + max(ratio - low, 0.0) ** 2)
+    better = perf_high - perf_norm if perf_high < inf else perf_norm  # the Score's upper end stays finite
+    up = 0.5 * sqrt(better**2 + max(ratio - low, 0.0) ** 2)
     down = 0.5 * sqrt((perf_norm - perf_low) ** 2 + max(high - ratio, 0.0) ** 2)
     accuracy = {f"accuracy_{name}": found for name, found in measurement.accuracy.items()}
     return Score(

@@ -53,19 +53,31 @@ def test_long_answers_are_searched_for_loops_at_once() -> None:
 def test_a_model_that_talks_as_the_baseline_does_has_no_flags() -> None:
     base = measured([20, 22, 18, 20] * 5)
     assert flags(base, base) == ()
-    assert flags(measured([21, 23, 19, 20] * 5), base) == ()
+    assert flags(measured([21, 22, 18, 20] * 5), base) == ()
 
 
 def test_a_model_that_talks_more_is_flagged_with_the_figures_of_both() -> None:
     base = measured([20, 22, 18, 20] * 5)
     assert flags(measured([30, 33, 27, 30] * 5), base) == (
         "kmmlu_pro: 30.0 tokens an answer, the baseline 20.0",
+        "in all: 1.50 times the baseline's tokens; the same questions take 1.000 of its time, a token 0.667",
     )
 
 
-def test_one_long_answer_among_few_is_chance() -> None:
+def test_one_long_answer_among_few_is_chance_but_what_it_earns_is_told() -> None:
     base = measured([20, 22, 18, 20])
-    assert flags(measured([20, 22, 18, 90]), base) == ()
+    assert flags(measured([20, 22, 18, 90]), base) == (
+        "in all: 1.88 times the baseline's tokens; the same questions take 1.000 of its time, a token 0.533",
+    )
+
+
+def test_a_little_more_talk_everywhere_is_flagged_by_what_it_earns() -> None:
+    base = measured([20] * 20)
+    (told,) = flags(measured([22] * 20), base)  # 1.1 times: 0.09 of SpeedNorm
+    assert told.startswith("in all: 1.10 times")
+    # Longer answers that take as much longer earn nothing, and shorter ones cost.
+    assert flags(measured([22] * 20, seconds=0.2), base) == ()
+    assert flags(measured([18] * 20), base) == ()
 
 
 def test_answers_cut_off_or_in_a_loop_are_flagged_when_they_are_more_than_the_baselines() -> None:

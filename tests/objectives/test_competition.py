@@ -8,6 +8,7 @@ import pytest
 
 import objectives
 from objectives import competition
+from squeeze.bench.quality import perf_interval
 from squeeze.errors import ConfigError
 from squeeze.records import Divergence, Measurement, Pass, Question, Rung, Timing
 
@@ -101,6 +102,21 @@ def test_the_interval_narrows_with_questions_and_with_steadier_repeats() -> None
         return score.high - score.low
 
     assert width(1000, 0.01) < width(100, 0.01) < width(100, 0.1)
+
+
+def test_the_upper_end_is_cut_only_where_quality_has_none() -> None:
+    def upper(right: int, of: int, base_right: int) -> tuple[float, float]:
+        base = measurement({"kmmlu_redux": half(base_right, of)}, 1e-4, 1e-4, 1e-4)
+        times = (1e-4, 1e-4, 1e-4)
+        one = measurement({"kmmlu_redux": half(right, of)}, *times, reference=times)
+        _, norm, high = perf_interval(one, base, competition.WEIGHTS, competition.CONFIDENCE)
+        assert high - norm > norm  # so wide an interval
+        return competition.score(one, base).high, 0.5 * high
+
+    found, quality = upper(3, 60, 20)
+    assert found >= quality
+    found, quality = upper(1, 1, 1)
+    assert found < quality
 
 
 def test_questions_that_only_one_was_asked_do_not_count() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from statistics import fmean, median, stdev
 
+from squeeze.bench.stats import between, time_of_all, time_ratio
 from squeeze.records import Measurement, Pass, Question, Talk
 
 WORDY = 1.25
@@ -13,6 +14,9 @@ WORDY = 1.25
 
 ERRORS = 2.0
 """A difference of so many standard errors, of the differences by question, is no chance."""
+
+EARNED = 0.02
+"""So much of SpeedNorm that comes from longer answers alone is flagged, chance or not, wherever they are."""
 
 SHARE = 0.05
 """So much larger a share of answers cut off, or ending in a loop, is flagged; two answers at least."""
@@ -60,6 +64,14 @@ def flags(measurement: Measurement, baseline: Measurement) -> tuple[str, ...]:
         ):
             if share - base > SHARE and round((share - base) * one.questions) >= 2:
                 told.append(f"{name}: {share:.0%} of answers {what}, of the baseline's {base:.0%}")
+    passes = measurement.passes, measurement.reference or baseline.passes
+    of_all = time_of_all(*passes)
+    a_token, *_ = time_ratio(*passes, between(measurement))
+    if of_all - a_token > EARNED:
+        told.append(
+            f"in all: {of_all / a_token:.2f} times the baseline's tokens; the same questions take "
+            f"{of_all:.3f} of its time, a token {a_token:.3f}"
+        )
     return tuple(told)
 
 
