@@ -15,11 +15,12 @@ from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import ConfigError
 
 
-def test_the_contest_serves_with_its_published_arguments_over_all_questions() -> None:
+def test_the_contest_serves_with_its_published_arguments_over_all_questions_but_those_for_finalists() -> None:
     workload = load_workload("contest")
     assert workload.data == "hub"
     assert workload.max_tokens == 16384
     assert set(workload.questions.values()) == {None}
+    assert workload.held_out == 0.2
     engine = workload.engine
     assert (engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.seed) == (1, 0.85, 42)
     assert engine.max_num_seqs is None and engine.max_model_len is None
@@ -123,6 +124,18 @@ def test_the_questions_of_a_final_were_not_asked_before_as_far_as_there_are_othe
     assert len(again) == 18
     assert final.drawn("komt_bench", 80) == workload.drawn("komt_bench", 80)
     assert sorted(final.drawn("komt_bench", 80)) == list(range(80))
+
+
+@pytest.mark.parametrize(("rows", "new"), [(2587, 517), (80, 16), (5, 1)])
+def test_finalists_of_the_contest_are_asked_what_was_held_out_and_as_many_in_all(rows: int, new: int) -> None:
+    workload = load_workload("contest")
+    first, again = workload.drawn("komt_bench", rows), workload.final.drawn("komt_bench", rows)
+    assert len(set(first)) == len(set(again)) == rows - new
+    assert not set(first) & set(again[:new])
+    assert set(first) > set(again[new:])
+    assert {*first, *again} == set(range(rows))
+    counted = workload.model_copy(update={"questions": {"komt_bench": 4}})
+    assert len(counted.drawn("komt_bench", rows)) == min(4, rows)  # a count is asked whole
 
 
 def test_another_draw_asks_other_questions_and_the_same_draw_the_same() -> None:

@@ -46,8 +46,10 @@ class Workload(Part):
 
     data: ``"hub"`` or a folder of local files. skip_bad_rows: leave rows out that do not fit their columns,
     and say so, where they are otherwise an error. questions: benchmark -> how many, None = all. draw: the
-    seed of which ones, and in what order. after: benchmark -> questions of an earlier measurement with the
-    same draw, which are asked only when no others are left. max_tokens: cap of one answer; None = the
+    seed of which ones, and in what order. held_out: the share of a benchmark's questions that is kept for the
+    finalists where otherwise all would be asked at first. after: benchmark -> questions of an earlier
+    measurement with the same draw (None: all but those held out), which are asked only when no others are
+    left. max_tokens: cap of one answer; None = the
     benchmark's own (quick) cap. first_block: the share of the questions that is asked, and may end a
     candidate, before the rest. probe: questions of each benchmark in the speed probe, where an answer is as
     long as the baseline's mean one. probe_tokens: the most tokens of an answer there. probes: passes of the
@@ -65,7 +67,8 @@ class Workload(Part):
     skip_bad_rows: bool = False
     questions: Mapping[str, int | None]
     draw: int = 42
-    after: Mapping[str, int] = {}
+    held_out: float = Field(0.0, ge=0, le=0.5)
+    after: Mapping[str, int | None] = {}
     max_tokens: int | None = Field(None, ge=1)
     first_block: float = Field(0.25, gt=0, lt=1)
     probe: int = Field(8, ge=1)
@@ -123,22 +126,24 @@ class Workload(Part):
 
     def drawn(self, benchmark: str, rows: int) -> list[int]:
         """Which of a benchmark's ``rows`` rows are asked, in that order: a first block is a fair sample."""
-        most = self.questions[benchmark]
-        count = rows if most is None else min(most, rows)
-        if not (before := min(self.after.get(benchmark, 0), rows)):
+        count = self._asked(self.questions[benchmark], rows)
+        if not (before := self._asked(self.after.get(benchmark, 0), rows)):
             return random.Random(self.draw).sample(range(rows), count)
         asked = random.Random(self.draw).sample(range(rows), before)
         others = sorted(set(range(rows)).difference(asked))
         return [*random.Random(self.draw).sample(others, len(others)), *asked][:count]
 
+    def _asked(self, most: int | None, rows: int) -> int:
+        """How many of so many rows are asked by such an entry of ``questions``."""
+        return rows - int(self.held_out * rows) if most is None else min(most, rows)
+
     @property
     def final(self) -> Workload:
         """What finalists are asked: as many other questions, as far as there are any, and one more repeat."""
-        asked = {name: count for name, count in self.questions.items() if count is not None}
         return self.model_copy(
             update={
                 "name": f"{self.name}, final",
-                "after": asked,
+                "after": self.questions,
                 "divergence": None,
                 "repeats": self.repeats + 1,
             }
