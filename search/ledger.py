@@ -7,18 +7,22 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from search.advice import advice, barred_by, next_trials
 from search.cli import command_parser, natural, run_command, share, tables
-from search.pairs import NOTHING, LocalScore, Pair, load_pairs, local_score, parse_family, save_pairs
-from search.records import best_first, check_name, load_trials, study_folder
+from search.pairs import (
+    NOTHING,
+    LocalScore,
+    Pair,
+    entered_on,
+    load_pairs,
+    local_score,
+    parse_family,
+    save_pairs,
+)
+from search.records import TrialRecord, best_first, check_name, load_trials, study_folder
 from squeeze.errors import ConfigError
-
-if TYPE_CHECKING:
-    from search.calibration import Forecast
-
-A_DAY = 3
-"""Submissions that the contest takes in a day."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,12 +158,15 @@ def predict(study: str, by_hand: LocalScore | None, *, as_json: bool) -> None:
     from search.calibration import calibrate
 
     pairs = load_pairs(study)
-    models: Mapping[int | None, LocalScore] = {None: by_hand} if by_hand else _trials(study)
+    records = {} if by_hand else _trials(study)
+    models: dict[int | None, LocalScore] = {None: by_hand} if by_hand else {}
+    models |= {number: model for number, record in records.items() if (model := local_score(record))}
     calibration = calibrate(pairs, asked_has_parts=by_hand is None)
     forecasts = {number: calibration.forecast(model) for number, model in models.items()}
     submitted = {number: _said(pairs, number) for number in models}
-    chosen = next_trials({number: told for number, told in forecasts.items() if not submitted[number]})
-    left = max(0, A_DAY - entered_today(pairs))
+    ranked = next_trials({number: told for number, told in forecasts.items() if not submitted[number]})
+    barred = {number: barred_by(study, record) for number, record in records.items()}
+    chosen, told_next = advice(ranked, barred, entered_on(datetime.now(UTC).date().isoformat()))
     rows = [
         {
             "number": number,
@@ -170,7 +177,8 @@ def predict(study: str, by_hand: LocalScore | None, *, as_json: bool) -> None:
             "high": told.high,
             "unseen": told.unseen,
             "submitted": submitted[number],
-            "next": number in chosen[:left],
+            "barred": () if number is None else barred[number],
+            "next": number in chosen,
         }
         for number, told in sorted(forecasts.items(), key=lambda item: -item[1].server)
     ]
@@ -180,7 +188,7 @@ def predict(study: str, by_hand: LocalScore | None, *, as_json: bool) -> None:
     else:
         _print_forecasts(rows)
     lines = calibration.explained()
-    print("\n".join(lines if by_hand else [*lines, advice(chosen, left)]), file=sys.stderr)
+    print("\n".join(lines if by_hand else [*lines, told_next]), file=sys.stderr)
 
 
 def _said(pairs: Sequence[Pair], number: int | None) -> list[float]:
@@ -188,42 +196,15 @@ def _said(pairs: Sequence[Pair], number: int | None) -> list[float]:
     return [pair.server for pair in pairs if number is not None and pair.trial == number]
 
 
-def _trials(study: str) -> Mapping[int | None, LocalScore]:
+def _trials(study: str) -> dict[int, TrialRecord]:
     """The trials of a study that have a Score. Raises ConfigError when none has."""
-    models = {record.number: local_score(record) for record, _ in best_first(load_trials(study))}
-    if not models:
+    records = {record.number: record for record, _ in best_first(load_trials(study))}
+    if not records:
         raise ConfigError(
             f"a prediction needs trials that were measured to the end; {study} has none; run more trials, or "
             f"give --local and --family of a model that is no trial"
         )
-    return {number: model for number, model in models.items() if model}
-
-
-def next_trials(forecasts: Mapping[int | None, Forecast]) -> list[int]:
-    """Trials by the upper end of what the server would say, highest first.
-
-    So a wide interval counts for a trial: what the server says of it teaches most.
-    """
-    numbers = [number for number in forecasts if number is not None]
-    return sorted(numbers, key=lambda number: (-forecasts[number].high, number))
-
-
-def entered_today(pairs: Sequence[Pair]) -> int:
-    """How many trials were entered on this day, UTC."""
-    today = datetime.now(UTC).date().isoformat()
-    return sum(pair.trial is not None and pair.date.startswith(today) for pair in pairs)
-
-
-def advice(ranked: Sequence[int], left: int) -> str:
-    """What to submit next and why, in a line. ranked: of ``next_trials``. left: submissions, today."""
-    if not ranked:
-        return "submit next: nothing, every trial with a Score was submitted; run more trials"
-    if not left:
-        return f"submit next: nothing today (UTC): {A_DAY} trials were entered, and a day takes no more"
-    return (
-        f"submit next: trial {', '.join(map(str, ranked[:left]))}, of the highest upper ends, since a "
-        f"submission is also information (a day takes {A_DAY}; today, UTC, {left} left)"
-    )
+    return records
 
 
 def _print_forecasts(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -237,7 +218,7 @@ def _print_forecasts(rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{row['server']:.4f}",
                 f"{row['low']:.4f}–{row['high']:.4f}",
                 ", ".join(f"{one:.4f}" for one in row["submitted"]),
-                "next" if row["next"] else "",
+                "next" if row["next"] else ", ".join(row["barred"]),
             )
             for row in rows
         ],

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from pydantic import ValidationError
 
-from search.records import TrialRecord, study_folder, write_whole
+from search.records import STUDIES, TrialRecord, study_folder, write_whole
 from squeeze.config import CompressionConfig, Scheme
 from squeeze.errors import ConfigError, SetupError
 from squeeze.records import Record
@@ -80,6 +80,15 @@ def load_pairs(study: str) -> list[Pair]:
 def save_pairs(study: str, pairs: list[Pair]) -> None:
     """Write all pairs of a study."""
     write_whole(ledger_path(study), "".join(f"{pair.model_dump_json()}\n" for pair in pairs))
+
+
+def entered_on(day: str) -> int:
+    """How many pairs were entered on a day (ISO 8601, UTC), in all studies here: the contest counts them all.
+
+    Raises SetupError for a ledger that cannot be read.
+    """
+    studies = [path.parent.name for path in STUDIES.glob("*/ledger.jsonl")]
+    return sum(pair.date.startswith(day) for study in studies for pair in load_pairs(study))
 
 
 def ledger_path(study: str) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from search.records import TrialRecord
+from search.records import TrialRecord, model_folder
 from squeeze.config import CompressionConfig
+from squeeze.folder import Manifest, file_hash, write_manifest
 from squeeze.records import Score
 
 
@@ -30,5 +31,21 @@ def scored() -> Callable[..., TrialRecord]:
         return TrialRecord(
             number=number, state="complete", params={"x": number}, config=CompressionConfig(), score=score
         )
+
+    return make
+
+
+@pytest.fixture
+def keep(workplace: Path) -> Callable[..., None]:
+    """Makes models of those trials of ``demo``, each whole: one file and the manifest."""
+
+    def make(*numbers: int) -> None:
+        for number in numbers:
+            folder = model_folder("demo", number)
+            folder.mkdir(parents=True)
+            (folder / "weights").write_text(str(number))
+            files = {"weights": file_hash(folder / "weights")}
+            manifest = Manifest(files=files, config=CompressionConfig(), base="b", data="d", versions={})
+            write_manifest(folder, manifest)
 
     return make

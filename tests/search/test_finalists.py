@@ -16,15 +16,13 @@ from search.records import (
     TrialRecord,
     best_first,
     load_trials,
-    model_folder,
     save_trial,
     standing,
 )
-from squeeze.config import CompressionConfig
-from squeeze.folder import Manifest, file_hash, write_manifest
 from squeeze.records import Measurement, Pass, Question, Timing
 
 Make = Callable[..., TrialRecord]
+Keep = Callable[..., None]
 
 
 def again(record: TrialRecord, value: float) -> TrialRecord:
@@ -32,17 +30,6 @@ def again(record: TrialRecord, value: float) -> TrialRecord:
     assert record.score is not None
     score = record.score.model_copy(update={"value": value, "low": value - 0.01, "high": value + 0.01})
     return record.model_copy(update={"confirmation": Confirmation(baseline="b", again=score, pooled=score)})
-
-
-def keep(*numbers: int) -> None:
-    """Models of those trials, each whole: one file and the manifest."""
-    for number in numbers:
-        folder = model_folder("demo", number)
-        folder.mkdir(parents=True)
-        (folder / "weights").write_text(str(number))
-        files = {"weights": file_hash(folder / "weights")}
-        manifest = Manifest(files=files, config=CompressionConfig(), base="b", data="d", versions={})
-        write_manifest(folder, manifest)
 
 
 def order(records: list[TrialRecord], count: int = 3) -> list[int]:
@@ -59,7 +46,7 @@ def ranking(records: list[TrialRecord]) -> list[int]:
     return [record.number for record, _ in best_first(records)]
 
 
-def test_the_best_three_are_measured_again_best_first(workplace: Path, scored: Make) -> None:
+def test_the_best_three_are_measured_again_best_first(workplace: Path, keep: Keep, scored: Make) -> None:
     keep(0, 1, 2, 3)
     records = [scored(number, value) for number, value in enumerate((0.57, 0.575, 0.58, 0.572))]
     assert order(records) == [2, 1, 3]
@@ -68,13 +55,15 @@ def test_the_best_three_are_measured_again_best_first(workplace: Path, scored: M
 
 
 def test_only_those_whose_interval_reaches_the_best_ones_are_measured_again(
-    workplace: Path, scored: Make
+    workplace: Path, keep: Keep, scored: Make
 ) -> None:
     keep(0, 1, 2)
     assert order([scored(0, 0.6), scored(1, 0.579), scored(2, 0.581)]) == [0, 2]
 
 
-def test_a_trial_without_its_model_or_that_failed_is_passed_over(workplace: Path, scored: Make) -> None:
+def test_a_trial_without_its_model_or_that_failed_is_passed_over(
+    workplace: Path, keep: Keep, scored: Make
+) -> None:
     keep(1, 2)
     records = [scored(0, 0.61), scored(1, 0.605), scored(2, 0.6)]
     assert order(records) == [1, 2]
@@ -82,7 +71,9 @@ def test_a_trial_without_its_model_or_that_failed_is_passed_over(workplace: Path
     assert found is not None and found.number == 2
 
 
-def test_a_leader_that_falls_back_brings_in_those_it_now_ties_with(workplace: Path, scored: Make) -> None:
+def test_a_leader_that_falls_back_brings_in_those_it_now_ties_with(
+    workplace: Path, keep: Keep, scored: Make
+) -> None:
     keep(0, 1)
     records = [scored(0, 0.6), scored(1, 0.57)]
     assert order(records) == [0]
@@ -91,7 +82,7 @@ def test_a_leader_that_falls_back_brings_in_those_it_now_ties_with(workplace: Pa
 
 
 def test_a_search_cut_off_while_measuring_again_goes_on_with_what_is_missing(
-    workplace: Path, scored: Make
+    workplace: Path, keep: Keep, scored: Make
 ) -> None:
     keep(0, 1, 2)
     for record in (scored(0, 0.58), again(scored(1, 0.59), 0.58), scored(2, 0.57)):
@@ -103,7 +94,7 @@ def test_a_search_cut_off_while_measuring_again_goes_on_with_what_is_missing(
 
 
 def test_later_trials_are_measured_again_and_earlier_confirmations_stay(
-    workplace: Path, scored: Make
+    workplace: Path, keep: Keep, scored: Make
 ) -> None:
     keep(0, 1, 2)
     records = [again(scored(0, 0.58), 0.56), again(scored(1, 0.57), 0.57), scored(2, 0.7)]
@@ -118,7 +109,7 @@ def test_a_lucky_first_score_does_not_beat_a_confirmed_one(scored: Make) -> None
 
 
 def test_a_model_that_may_be_the_best_is_kept_until_it_was_measured_again(
-    workplace: Path, scored: Make
+    workplace: Path, keep: Keep, scored: Make
 ) -> None:
     keep(0, 1, 2, 3)
     records = [again(scored(number, 0.6), 0.6 - number / 100) for number in range(3)]

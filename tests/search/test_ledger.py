@@ -148,14 +148,25 @@ def test_the_list_shows_every_pair_as_table_and_as_json(
     ]
 
 
+def long_ago(study: str) -> None:
+    """All pairs of the study become of another year."""
+    path = ledger_path(study)
+    path.write_text(path.read_text().replace(f"{datetime.now(UTC).year}-", "2001-"))
+
+
 def test_predictions_come_best_first_and_mark_the_submitted_and_the_next(
-    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+    workplace: Path,
+    keep: Callable[..., None],
+    scored: Callable[..., TrialRecord],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    keep(1, 2, 4, 5)
     locals_ = (0.56, 0.60, 0.58, 0.52, 0.57)
     for number, value in enumerate(locals_):
         save_trial("demo", with_scheme(scored(number, value, perf=1.0, speed=2 * value - 1), "W8A8"))
     save_trial("demo", with_scheme(scored(5, 0.565), "FP8"))
     enter("demo", ("W8A8", 0.50, 0.41), ("W8A8", 0.55, 0.45))
+    long_ago("demo")
     ledger.main(["add", "--trial", "1", "--server-score", "0.505"])
     capsys.readouterr()
     ledger.main(["predict", "--json"])
@@ -176,19 +187,65 @@ def test_predictions_come_best_first_and_mark_the_submitted_and_the_next(
     assert [line[-1] for line in lines if line[0] in "125"] == ["0.5050", "next", "next"]
 
 
-def test_a_day_takes_three_submissions(
-    workplace: Path, scored: Callable[..., TrialRecord], capsys: pytest.CaptureFixture[str]
+def test_trials_that_are_flagged_or_have_no_model_are_marked_and_not_advised(
+    workplace: Path,
+    keep: Callable[..., None],
+    scored: Callable[..., TrialRecord],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def predicted() -> tuple[dict[int, list[str]], list[int], str]:
+        capsys.readouterr()
+        ledger.main(["predict", "--json"])
+        captured = capsys.readouterr()
+        rows = [json.loads(line) for line in captured.out.splitlines()]
+        marks = {row["number"]: row["barred"] for row in rows}
+        return marks, [row["number"] for row in rows if row["next"]], captured.err.splitlines()[-1]
+
+    enter("demo", *PUBLIC)
+    long_ago("demo")
+    for number in range(4):
+        record = scored(number, 0.60 - number / 100)
+        flags = ("in all: much talk",) if number in (0, 1) else ()
+        score = record.score.model_copy(update={"flags": flags}) if record.score else None
+        save_trial("demo", record.model_copy(update={"score": score}))
+    marks, chosen, told = predicted()
+    assert marks == {0: ["flagged", "no model"], 1: ["flagged", "no model"], 2: ["no model"], 3: ["no model"]}
+    assert chosen == [] and told.startswith(
+        "submit next: nothing of what was not submitted; passed over: 0, "
+    )
+    keep(0, 3)
+    marks, chosen, told = predicted()
+    assert marks == {0: ["flagged"], 1: ["flagged", "no model"], 2: ["no model"], 3: []}
+    assert chosen == [3] and told.startswith("submit next: trial 3, of the highest")
+    assert "passed over: 0, whose speed may be talk" in told and "2, whose model is not kept" in told
+    ledger.main(["predict"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [" ".join(row[5:]) for row in rows] == ["flagged", "flagged, no model", "no model", "next"]
+
+
+def test_a_day_takes_three_submissions(
+    workplace: Path,
+    keep: Callable[..., None],
+    scored: Callable[..., TrialRecord],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keep(3)
     for number in range(4):
         save_trial("demo", scored(number, 0.55 + number / 100))
     for number in range(3):
         ledger.main(["add", "--trial", str(number), "--server-score", f"0.5{number}"])
     ledger.main(["predict"])
-    assert "submit next: nothing today" in capsys.readouterr().err
-    path = ledger_path("demo")
-    path.write_text(path.read_text().replace(f"{datetime.now(UTC).year}-", "2001-"))
+    assert "submit next: nothing today, and then trial 3, of" in capsys.readouterr().err
+    long_ago("demo")
     ledger.main(["predict"])
     assert "submit next: trial 3," in capsys.readouterr().err
+    # What was entered in another study, and what is no trial, was submitted too.
+    enter("elsewhere", *PUBLIC[:2])
+    ledger.main(["predict"])
+    assert "today, UTC, in all studies: 2)" in capsys.readouterr().err
+    enter("demo", PUBLIC[2])
+    ledger.main(["predict"])
+    assert "submit next: nothing today, and then trial 3, of" in capsys.readouterr().err
     ledger.main(["add", "--trial", "3", "--server-score", "0.53"])
     ledger.main(["predict"])
     assert "every trial with a Score was submitted" in capsys.readouterr().err
