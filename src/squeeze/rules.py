@@ -40,6 +40,7 @@ class Rule:
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, struct.error),
     UnicodeDecodeError,  # a name that is said to be UTF-8 and is not
+    OSError,  # a place before the file's beginning
 )
 """What reading a damaged archive raises."""
 
