@@ -62,6 +62,26 @@ def test_the_tail_of_a_log_is_short_printable_and_without_secrets(
     ]
 
 
+@pytest.mark.parametrize("said", ["{}", "postgresql://me:{}@host/db"])
+def test_a_secret_that_a_logs_tail_would_cut_in_two_is_not_in_it(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = "canary-" + "".join(map(str, range(30)))
+    if said == "{}":
+        monkeypatch.setenv("JUDGE_API_KEY", canary)
+    log = tmp_path / "0001.log"
+    for after in range(TAIL_BYTES - 80, TAIL_BYTES):
+        log.write_text("x" * TAIL_BYTES + "\n" + said.format(canary) + "\n" + "문" * (after // 3))
+        tail = log_tail(log)
+        assert tail is not None and TAIL_BYTES - 100 < len(tail.encode()) <= TAIL_BYTES
+        assert "2829" not in tail
+
+
+def test_an_error_that_is_cut_short_has_no_half_of_a_secret() -> None:
+    error = RuntimeError("x" * 440 + " postgresql://me:canary-" + "y" * 80 + "@host/db")
+    assert "canary" not in str(classified(error, "storage"))
+
+
 def test_a_log_that_is_missing_or_empty_has_no_tail(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert log_tail(tmp_path / "empty") is None

@@ -14,6 +14,9 @@ from squeeze.errors import CandidateError, FailureClass, SqueezeError
 TAIL_BYTES = 4000
 """How much of a log's end is kept in a record."""
 
+_BEFORE_BYTES = 64 << 10
+"""How much before it is read too: a secret that the cut would halve is known only while it is whole."""
+
 _MEMORY = (
     "out of memory",
     "outofmemory",
@@ -43,7 +46,7 @@ def classified(error: Exception, stage: str, otherwise: FailureClass = "other") 
         text = f"the disk is full; {text}; free some space and start again"
     elif "architecture" not in lowered and _any(_KERNEL, lowered):
         kind = "kernel"
-    return CandidateError(f"{type(error).__name__}: {text[:500]}", stage=stage, kind=kind)
+    return CandidateError(f"{type(error).__name__}: {secret.hidden(text)[:500]}", stage=stage, kind=kind)
 
 
 def is_full(error: BaseException) -> bool:
@@ -71,14 +74,16 @@ def log_tail(log: Path) -> str | None:
     """The last lines of a child's log, without secrets and control characters; None when it said nothing."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            text = file.read(TAIL_BYTES).decode("utf-8", errors="replace")
+            read = TAIL_BYTES + _BEFORE_BYTES
+            file.seek(max(0, log.stat().st_size - read))
+            text = file.read(read).decode("utf-8", errors="replace")
     except OSError:
         return None
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     text = re.sub(r"[^\S\n]*\r", "\n", text)  # progress bars
     text = "".join(char for char in text if char in "\n\t" or char.isprintable())
-    return secret.hidden(text).strip() or None
+    tail = secret.hidden(text).encode()[-TAIL_BYTES:].decode("utf-8", errors="ignore")
+    return tail.strip() or None
 
 
 def _number(error: Exception) -> int | None:

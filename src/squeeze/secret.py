@@ -1,26 +1,35 @@
-"""Secrets in the environment: told by their names, and given to those children alone that need them."""
+"""Secrets in the environment: told by name or form, and given to those children alone that need them."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
+from urllib.parse import unquote
 
-HUB = ("HF_TOKEN",)
-"""What loading from the hub needs: gated data sets open to a token."""
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+HUB = ("HF_TOKEN", "HF_ENDPOINT", *_PROXIES, *map(str.lower, _PROXIES))
+"""What loading from the hub needs: gated data sets open to a token, and a way there may have a password."""
 
 SHORTEST = 6
 """Characters of a value from which it is taken for a secret in a text; shorter ones are words."""
 
 
-def is_secret(name: str) -> bool:
-    """Whether an environment variable of that name is taken to hold a secret."""
-    return re.search(r"(KEY|TOKEN|SECRET|PASSWORD)S?$", name, re.IGNORECASE) is not None
+_NAME = re.compile(
+    r"((KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)S?|(^|_)(PASS|PAT)|_PWD)(_ID|_?\d+)?$", re.IGNORECASE
+)
+_LOGIN = re.compile(r"://[^\s:/@]*:([^\s@/]+)@")
+
+
+def is_secret(name: str, value: str = "") -> bool:
+    """Whether an environment variable is taken to hold a secret: by its name, or as a URL with a password."""
+    return _NAME.search(name) is not None or _LOGIN.search(value) is not None
 
 
 def without_secrets() -> dict[str, str]:
     """The environment of this process less what holds a secret."""
-    return {name: value for name, value in os.environ.items() if not is_secret(name)}
+    return {name: value for name, value in os.environ.items() if not is_secret(name, value)}
 
 
 def forget(names: Sequence[str]) -> None:
@@ -31,8 +40,11 @@ def forget(names: Sequence[str]) -> None:
 
 def hidden(text: str) -> str:
     """A text without the values of secret variables, passwords in URLs, and what looks like a hub's token."""
-    for name, value in os.environ.items():
-        if is_secret(name) and len(value) >= SHORTEST:
+    known = [value for name, value in os.environ.items() if _NAME.search(name)]
+    for password in (found[1] for value in os.environ.values() for found in _LOGIN.finditer(value)):
+        known += [password, unquote(password)]
+    for value in sorted(known, key=len, reverse=True):
+        if len(value) >= SHORTEST:
             text = text.replace(value, "***")
     text = re.sub(r"(://[^\s:/@]*:)[^\s@/]+@", r"\1***@", text)
     return re.sub(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}", r"\1***", text)
