@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,10 +254,10 @@ def test_a_model_that_cannot_be_read_stays_and_takes_nobodys_place(
         built(record)
     verify = folder.verify_manifest
 
-    def failing(path: Path) -> Manifest:
+    def failing(path: Path, *, anew: bool) -> Manifest:
         if path.name == "0001":
             raise OSError(errno.EIO, "Input/output error")
-        return verify(path)
+        return verify(path, anew=anew)
 
     monkeypatch.setattr(keep, "verify_manifest", failing)
     assert delete_others("demo", records) == [0]
@@ -270,6 +272,44 @@ def test_only_the_best_three_whole_models_stay(workplace: Path, scored: Callable
     half.mkdir()
     assert delete_others("demo", records) == [0, 1]
     assert sorted(path.name for path in (workplace / "models/demo").iterdir()) == ["0002", "0003", "0004"]
+
+
+def test_before_a_model_is_deleted_those_that_stay_are_read_anew(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    records = [scored(number, value) for number, value in enumerate((0.6, 0.7, 0.8))]
+    for record in records:
+        built(record)
+    assert delete_others("demo", records) == []  # all have been verified in this process now
+    weights = model_folder("demo", 2) / "weights"
+    times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
+    damaged = bytearray(weights.read_bytes())
+    damaged[0] ^= 1
+    weights.write_bytes(damaged)
+    os.utime(weights, ns=times)  # as a disk that fails does it
+    records.append(scored(3, 0.9))
+    built(records[3])
+    assert delete_others("demo", records) == [2]
+
+
+def test_a_model_that_cannot_be_deleted_ends_no_search(
+    workplace: Path, scored: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [scored(number, number / 10) for number in range(5)]
+    for record in records:
+        built(record)
+    unlink = os.unlink
+
+    def busy(path: str, **options: Any) -> None:
+        if str(path) == "weights" and busy_now:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        unlink(path, **options)
+
+    busy_now = True
+    monkeypatch.setattr(os, "unlink", busy)
+    assert delete_others("demo", records) == []
+    busy_now = False
+    assert delete_others("demo", records) == [0, 1]
 
 
 def test_a_benchmark_that_is_left_out_of_the_scores_is_said_with_the_reason(
