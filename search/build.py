@@ -9,12 +9,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 from search.cli import command_parser, positive, run_command
-
-DEADLINE_S = 7200
-"""How long a build may take unless told otherwise."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data",
         help="a folder of data sets for calibration, or hub (default: hub; the embedded model's own)",
     )
-    options.add_argument(
-        "--deadline", type=positive, default=DEADLINE_S, help=f"seconds it may take (default: {DEADLINE_S})"
-    )
+    options.add_argument("--deadline", type=positive, help="seconds it may take (default: no limit)")
     options.add_argument(
         "--no-cache",
         action="store_true",
@@ -75,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             out,
             data,
             log=Path(log),
-            deadline_s=arguments.deadline,
+            deadline_s=arguments.deadline or inf,
             tell=lambda event: print(event.get("stage", ""), file=sys.stderr, flush=True),
             cache=None if arguments.no_cache else Cache(MODELS / CACHE),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +75,25 @@ def test_processes_that_want_the_same_make_it_once(tiny: Path, tmp_path: Path, c
         assert sorted(pool.map(built, ("one", "two"))) == [(), ("depth",)]
 
 
+def test_a_build_that_waits_for_anothers_stage_says_so(tiny: Path, tmp_path: Path, cache: Cache) -> None:
+    keys = stage_keys(config(depth=PRUNED["depth"]), content_key(tiny), "nowhere")["depth"]
+    heard: list[str] = []
+    with ThreadPoolExecutor(1) as other:
+        for key in (keys.output, keys.state):
+            shutil.rmtree(cache.root / "stages", ignore_errors=True)
+            with cache.alone(key):
+                later = other.submit(
+                    build, config(depth=PRUNED["depth"]), tiny, tmp_path / key, "nowhere",
+                    lambda event: heard.append(event["stage"]), cache,
+                )  # fmt: skip
+                ends = time.monotonic() + 60
+                while heard[-1:] != ["wait"] and time.monotonic() < ends:
+                    time.sleep(0.01)
+                time.sleep(2)
+            assert later.result(60).seconds["depth"] < 2  # what it waited is nobody's time
+    assert heard == ["depth", "wait", "depth"] * 2
+
+
 def test_what_was_used_least_recently_goes_first_and_what_is_needed_stays(cache: Cache) -> None:
     old = time.time() - 2 * GRACE_S
     for age, name in enumerate(("newest", "middle", "needed", "oldest")):
@@ -96,6 +116,26 @@ def test_what_is_being_made_stays(cache: Cache) -> None:
     used_at(cache.state("busy"), time.time() - 2 * GRACE_S)
     with cache.alone("busy"), ThreadPoolExecutor(1) as other:
         assert other.submit(cache.shrink, 0).result() == []
+
+
+def test_who_waits_for_another_says_so_first(cache: Cache) -> None:
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as other:
+
+        def hold() -> bool:
+            with cache.alone("key", lambda: said.append("waits")) as waited:
+                said.append("holds")
+                return waited
+
+        assert not other.submit(hold).result(10)
+        with cache.alone("key"):
+            later = other.submit(hold)
+            ends = time.monotonic() + 10
+            while said != ["holds", "waits"] and time.monotonic() < ends:
+                time.sleep(0.01)
+            assert said == ["holds", "waits"]
+        assert later.result(10)
+    assert said == ["holds", "waits", "holds"]
 
 
 def test_what_a_dead_process_left_half_made_goes(cache: Cache) -> None:

@@ -43,6 +43,11 @@ def answer(request: Any, tell: Any) -> Any:
                 tell({"stage": name})
                 time.sleep(0.4)
             time.sleep(600)
+        case "wait":
+            for name, seconds in (("depth", 0.1), ("wait", 2.0), ("depth", 0.5), ("quantize", 0.0)):
+                tell({"stage": name})
+                time.sleep(seconds)
+            return "done"
         case "hang":
             time.sleep(600)
         case "hang deaf":
@@ -160,6 +165,16 @@ def test_a_stage_that_takes_too_long_is_the_one_that_is_told(tmp_path: Path) -> 
         with pytest.raises(CandidateError, match="no answer within 2 s") as caught:
             other.call("stages", deadline_s=2, limits={"depth": 30, "quantize": 30})
         assert (caught.value.kind, caught.value.stage) == ("timeout", "test")
+
+
+def test_waiting_for_others_counts_towards_no_deadline(tmp_path: Path) -> None:
+    with start(tmp_path) as one:
+        one.call("pid", deadline_s=20)
+        assert one.call("wait", deadline_s=1.5, limits={"depth": 1, "quantize": 1}) == "done"
+        assert one.call("events", deadline_s=float("inf")) == "done"
+        with pytest.raises(CandidateError, match="no answer within 0 s") as caught:
+            one.call("wait", deadline_s=60, limits={"depth": 0.3, "quantize": 1})
+        assert (caught.value.kind, caught.value.stage) == ("timeout", "depth")
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,16 @@ def test_limits_follow_the_slowest_seen_between_floor_and_first() -> None:
     assert deadlines.stages(longer)["distill"] == 7500.0
     deadlines.saw("stage", "depth", 10.0)
     assert deadlines.stages(CONFIG)["depth"] == 2000.0
-    deadlines.saw("stage", "depth", 10_000.0)
+    deadlines.saw("stage", "depth", STAGE_S / 4)
     assert deadlines.stages(CONFIG)["depth"] == STAGE_S
+
+
+def test_a_machine_that_needs_longer_than_the_first_limit_is_given_it_again() -> None:
+    deadlines = Deadlines()
+    deadlines.saw("stage", "depth", STAGE_S + 60)
+    assert deadlines.stages(CONFIG)["depth"] == 2 * (STAGE_S + 60)
+    deadlines.saw("training", "distill", EPOCH_S + 60)
+    assert deadlines.stages(CONFIG)["distill"] == 2 * 2 * (EPOCH_S + 60)
 
 
 def test_what_was_found_or_gone_on_with_says_nothing_of_how_long_it_takes() -> None:

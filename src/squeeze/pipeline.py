@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from squeeze import secret
-from squeeze.cache import Cache
-from squeeze.child import Child, Event
+from squeeze.cache import Cache, StageKeys
+from squeeze.child import WAIT, Child, Event
 from squeeze.config import (
     Calibration,
     CompressionConfig,
@@ -27,7 +27,8 @@ from squeeze.config import (
 from squeeze.data.chat import check_source, source_key
 from squeeze.data.sets import HUB
 from squeeze.decoder import Decoder
-from squeeze.errors import ConfigError
+from squeeze.disk import check_room
+from squeeze.errors import CandidateError, ConfigError
 from squeeze.failures import told_as
 from squeeze.folder import (
     Manifest,
@@ -68,9 +69,7 @@ def build(
     decoder = validate(base)
     for line in refuse_shape(config, decoder):
         raise ConfigError(line)
-    for _, part in config.parts:
-        if (text := text_of(part)) is not None:
-            check_source(text, data)
+    _check_texts(config, data)
     if out.exists():
         raise ConfigError(
             f"a model must be written to a new folder; {out} exists; remove it or choose another"
@@ -101,15 +100,16 @@ def _build(
     source = base
     for name, part in config.parts:
         tell({"stage": name})
-        started = time.monotonic()
-        with told_as(name), cache.alone(keys[name].output):
+        with told_as(name), _alone(cache, keys[name].output, name, tell):
+            started = time.monotonic()
             found = cache.find(keys[name].output)
             if found is None:
                 found = _make(name, part, source, base, data, tell, cache, keys[name], manifest, lasting)
+                seconds[name] = found.seconds[name]
             else:
+                seconds[name] = round(time.monotonic() - started, 3)
                 cached.append(name)
         manifest, source = found, cache.stage(keys[name].output)
-        seconds[name] = round(time.monotonic() - started, 3)
     started = time.monotonic()
     with told_as("copy"), publish(out) as folder:
         _link(source, folder)
@@ -153,8 +153,8 @@ def _make(
         shared=cache.shared if lasting else None,
         tell=tell,
     )
-    started = time.monotonic()
-    with cache.alone(keys.state), publish(cache.stage(keys.output)) as folder:
+    with _alone(cache, keys.state, name, tell), publish(cache.stage(keys.output)) as folder:
+        started = time.monotonic()
         notes = _stage(name).run(source, part, folder, context)
         manifest = before.model_copy(
             update={
@@ -166,6 +166,15 @@ def _make(
         )
         write_manifest(folder, manifest)
     return manifest
+
+
+@contextlib.contextmanager
+def _alone(cache: Cache, key: str, name: str, tell: Tell) -> Iterator[None]:
+    """Hold a key in a stage. While another build has it the stage is told to wait, then to begin anew."""
+    with cache.alone(key, lambda: tell({"stage": WAIT})) as waited:
+        if waited:
+            tell({"stage": name})
+        yield
 
 
 class Builder:
@@ -197,9 +206,16 @@ def build_in_child(
 ) -> Artifact:
     """``build`` in a process of its own, which is gone afterwards, with a deadline in seconds.
 
-    limits: stage -> seconds that it may take. log: what the libraries print. Raises what ``build`` raises,
-    and CandidateError (timeout, killed, oom; disk when it would not fit).
+    limits: stage -> seconds that it may take; after the first timeout of one it is given twice as much, once.
+    log: what the libraries print. Raises what ``build`` raises, and CandidateError (timeout, killed, oom;
+    disk, before anything is begun, when it would not fit).
     """
+
+    def keys() -> Mapping[str, StageKeys]:
+        _check_texts(config, data)
+        return stage_keys(config, content_key(base), data)
+
+    check_room(config, base, out, cache, keys)
     request = {
         "config": config.model_dump(mode="json"),
         "base": str(base.absolute()),
@@ -207,24 +223,24 @@ def build_in_child(
         "data": data,
         "cache": str(cache.root.absolute()) if cache else None,
     }
-    try:
-        secrets = secret.HUB if data == HUB else ()
-        with Child(Builder, stage="build", log=log, secrets=secrets) as child:
-            return Artifact.model_validate(
-                child.call(request, deadline_s=deadline_s, tell=tell, limits=limits)
-            )
-    finally:
-        remove_partials(out)  # a killed child could not
-        if cache is not None:
-            cache.remove_partials()
-
-
-@dataclass(frozen=True)
-class StageKeys:
-    """output: of a stage's model folder. state: of what trainings that differ in length alone share."""
-
-    output: str
-    state: str
+    secrets = secret.HUB if data == HUB else ()
+    given = dict(limits or {})
+    while True:
+        try:
+            with Child(Builder, stage="build", log=log, secrets=secrets) as child:
+                return Artifact.model_validate(
+                    child.call(request, deadline_s=deadline_s, tell=tell, limits=given)
+                )
+        except CandidateError as error:
+            stage = error.stage
+            if error.kind != "timeout" or stage not in given or given != (limits or {}):
+                raise
+            deadline_s += given[stage]
+            given[stage] *= 2
+        finally:
+            remove_partials(out)  # a killed child could not
+            if cache is not None:
+                cache.remove_partials()
 
 
 def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str, StageKeys]:
@@ -245,6 +261,12 @@ def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str,
 def work_path(out: Path) -> Path:
     """Where this process keeps the outputs of the stages before the last."""
     return out.with_name(f".{out.name}.stages.partial-{os.getpid()}")
+
+
+def _check_texts(config: CompressionConfig, data: str) -> None:
+    for _, part in config.parts:
+        if (text := text_of(part)) is not None:
+            check_source(text, data)
 
 
 def text_of(part: Part) -> Calibration | None:
