@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 
 from squeeze.bench.gpu import PATIENCE_S, POLL_S, Reading, User, await_room, read_nvml
+from squeeze.child import ENVIRONMENT
 from squeeze.errors import SetupError
 
 GIB = 2**30
@@ -54,6 +58,69 @@ def test_patience_ends() -> None:
     with pytest.raises(SetupError):
         await_room(0.85, read=lambda: TAKEN, sleep=slept.append)
     assert sum(slept) == PATIENCE_S
+
+
+class Driver(ModuleType):
+    """NVML of a driver: as many GPUs, the first of which others fill; mig: its mode, None where unknown."""
+
+    class NVMLError(Exception):
+        pass
+
+    NVML_DEVICE_MIG_ENABLE = 1
+
+    def __init__(self, gpus: int = 1, mig: int | None = 0) -> None:
+        super().__init__("pynvml")
+        self.gpus, self.mig = gpus, mig
+
+    def nvmlInit(self) -> None:
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:
+        return self.gpus
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetMigMode(self, device: int) -> list[int]:
+        if self.mig is None:
+            raise self.NVMLError("Not Supported")
+        return [self.mig, 0]
+
+    def nvmlDeviceGetMemoryInfo(self, device: int) -> SimpleNamespace:
+        return SimpleNamespace(free=(22 if device else 3) * GIB, total=23 * GIB)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, device: int) -> list[SimpleNamespace]:
+        return []
+
+    def nvmlDeviceGetName(self, device: int) -> bytes:
+        return b"NVIDIA L4"
+
+
+@pytest.mark.parametrize(
+    ("driver", "environment", "reading"),
+    [
+        (Driver(), {}, DYING),
+        (Driver(mig=None), {}, DYING),
+        (Driver(mig=1), {}, None),  # the memory that it tells is the whole GPU's, not the slice's
+        (Driver(gpus=2), {"CUDA_VISIBLE_DEVICES": "1"}, FREE),
+        (Driver(gpus=2), {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, None),
+        (Driver(gpus=2), {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, FREE),
+        (Driver(), {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, DYING),
+    ],
+)
+def test_the_gpu_that_is_asked_is_the_one_that_cuda_shows_first(
+    driver: Driver, environment: dict[str, str], reading: Reading | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    assert read_nvml() == reading
+
+
+def test_children_count_gpus_as_nvml_does() -> None:
+    assert ENVIRONMENT["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_a_machine_without_nvml_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,11 @@ def _gib(size: int) -> str:
 
 
 def read_nvml() -> Reading | None:
-    """The GPU that CUDA shows first; None where NVML is missing, or does not tell (a slice of a GPU)."""
+    """The GPU that CUDA shows first; None where NVML is missing, or does not tell (a slice of a GPU).
+
+    NVML counts GPUs by their place on the bus. Children do too (``squeeze.child.ENVIRONMENT``), unless
+    CUDA_DEVICE_ORDER says otherwise: of several GPUs it is not known then which is the first.
+    """
     try:
         import pynvml
     except ImportError:
@@ -100,7 +104,12 @@ def read_nvml() -> Reading | None:
         if chosen.startswith("GPU-"):
             device = pynvml.nvmlDeviceGetHandleByUUID(chosen)
         else:
+            ordered = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID") == "PCI_BUS_ID"
+            if not ordered and pynvml.nvmlDeviceGetCount() > 1:
+                return None
             device = pynvml.nvmlDeviceGetHandleByIndex(int(chosen) if chosen.isdecimal() else 0)
+        if _is_sliced(device):
+            return None
         memory = pynvml.nvmlDeviceGetMemoryInfo(device)
         users = [
             User(one.pid, _name(one.pid), one.usedGpuMemory)
@@ -110,6 +119,17 @@ def read_nvml() -> Reading | None:
         return Reading(_text(pynvml.nvmlDeviceGetName(device)), memory.free, memory.total, tuple(users))
     except pynvml.NVMLError:
         return None
+
+
+def _is_sliced(device: object) -> bool:
+    """Whether a GPU is in MIG mode: CUDA then shows a slice, NVML under this handle the whole."""
+    import pynvml
+
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(device)
+    except pynvml.NVMLError:  # older than MIG
+        return False
+    return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
 
 
 def _name(pid: int) -> str:
