@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import re
 import shutil
 import stat
@@ -159,7 +162,7 @@ def test_a_model_that_breaks_a_rule_leaves_the_older_zip_alone(model: Path, tmp_
     with pytest.raises(ConfigError, match="cannot be submitted; config: layer_types must have"):
         export(model, out)
     assert out.read_bytes() == before
-    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*.partial-*"))
 
 
 def test_an_export_of_no_model_is_the_users_mistake(tmp_path: Path) -> None:
@@ -173,6 +176,40 @@ def test_a_place_that_cannot_be_written_gives_one_line(model: Path, tmp_path: Pa
         export(model, tmp_path / "file" / "submit.zip")
     with pytest.raises(ConfigError, match="--out must name a file"):
         export(model, tmp_path)
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "zips" / "submit.zip"
+    out.parent.mkdir()
+    dead, alive, other = (
+        out.with_name(name)
+        for name in (
+            ".submit.zip.partial-999999999",
+            f".submit.zip.partial-{os.getppid()}",
+            ".mine.zip.partial-999999999",
+        )
+    )
+    for path in (dead, alive, other):
+        path.touch()
+    export(model, out)
+    assert set(out.parent.iterdir()) == {out, alive, other}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_model_that_cannot_be_read_is_told_as_that(
+    name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = io.open
+
+    def failing(path: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(path) == model / name:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", failing)  # what Path.open calls
+    with pytest.raises(SetupError, match=rf"a model must be readable; .*{name}: Input/output error"):
+        export(model, tmp_path / "submit.zip")
+    assert not (tmp_path / "submit.zip").exists()
 
 
 def test_sizes_beyond_the_old_zip_format_are_written_as_zip64(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from squeeze import contest
 from squeeze.contest import Json
 from squeeze.errors import ConfigError, SetupError
+from squeeze.folder import flush, partial_path, writer_lives
 from squeeze.package import ROOT
 from squeeze.rules import Rule, rules
 
@@ -39,28 +39,28 @@ def export(model: Path, out: Path) -> Path:
     """Write a model folder as submit.zip and return its path.
 
     Files are stored, not deflated: equal input gives a byte-identical zip with any zlib, and weights hardly
-    shrink. The zip is written beside ``out``, read again, checked by every rule, and only then renamed.
+    shrink. The zip is written beside ``out``, read again, checked by every rule, and only then renamed. What
+    an export that was killed had written there is removed first.
 
     Raises ConfigError when the folder is no model, breaks a rule, or ``out`` is a folder; SetupError when
-    the place cannot be written.
+    the model cannot be read or the place cannot be written.
     """
     if not (model / "config.json").is_file():
         raise ConfigError(f"an export needs a model folder with config.json; {model} has none")
     if out.is_dir():
         raise ConfigError(f"--out must name a file; {out} is a folder")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = partial_path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.iterdir():
+            if left.name.startswith(f".{out.name}.partial-") and not writer_lives(left):
+                left.unlink()
         _write(model, partial)
         broken = [rule for rule in rules(partial) if not rule.ok]
         if broken:
             raise ConfigError(f"{model} cannot be submitted; {broken[0].name}: {broken[0].detail}")
         partial.replace(out)
-        folder = os.open(out.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush(out.parent)
     except OSError as error:
         raise SetupError(
             f"{out} must be writable; {error.strerror}; free space or choose another --out"
@@ -79,13 +79,15 @@ def _write(model: Path, path: Path) -> None:
                 info = zipfile.ZipInfo(f"{ROOT}/{name}", _EPOCH)
                 info.create_system = 3  # Unix, wherever it is written
                 info.external_attr = 0o100644 << 16
-                info.file_size = content.stat().st_size if isinstance(content, Path) else len(content)
+                if isinstance(content, Path):
+                    with _reading(content):
+                        info.file_size = content.stat().st_size
+                    chunks = _chunks(content)
+                else:
+                    info.file_size, chunks = len(content), iter([content])
                 with archive.open(info, "w") as entry:
-                    if isinstance(content, Path):
-                        with content.open("rb") as source:
-                            shutil.copyfileobj(source, entry, _CHUNK)
-                    else:
-                        entry.write(content)
+                    for chunk in chunks:
+                        entry.write(chunk)
         file.flush()
         os.fsync(file.fileno())
 
@@ -105,9 +107,27 @@ def _contents(model: Path) -> Iterator[tuple[str, Path | bytes]]:
     yield "generation_config.json", _bytes(generation)
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell an error of the model's disk as that, not as one of the zip's."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"a model must be readable; {path}: {error.strerror}; mend its disk, or build it again"
+        ) from error
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with _reading(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
 def _read(path: Path) -> Json:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with _reading(path):
+            value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} must be JSON; {error}") from error
     if not isinstance(value, dict):
