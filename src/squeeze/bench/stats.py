@@ -114,7 +114,8 @@ def _in_one_process(passes: Sequence[Pass], reference: Sequence[Pass]) -> _Proce
     """The time per token over the baseline's, and how much it varies from pass to pass.
 
     The first pass asks in smaller batches (a block and then the rest), which is another workload than what is
-    scored: it is left out where two later ones are left of both.
+    scored: it is left out where three later ones are left of both. Two would tell too little of their spread:
+    with one degree of freedom an interval is six errors wide.
 
     Each benchmark's time is the baseline's median time, times the median over the repeats of the ratio to
     it; the ratio is that of the pass beside it when the passes were interleaved (equal numbers), which
@@ -122,7 +123,7 @@ def _in_one_process(passes: Sequence[Pass], reference: Sequence[Pass]) -> _Proce
     of one benchmark and not a whole pass. The variance is that of the spread over the repeats of each
     benchmark, in its share of the time. One repeat tells nothing of it: infinite.
     """
-    if min(len(passes), len(reference)) > 2:
+    if min(len(passes), len(reference)) > 3:
         passes, reference = passes[1:], reference[1:]
     names = list(passes[0].timings)
     paired = len(passes) == len(reference)
