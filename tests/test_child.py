@@ -60,6 +60,8 @@ def answer(request: Any, tell: Any) -> Any:
             os._exit(137)
         case "exit 3":
             sys.exit(3)
+        case "crash", number:
+            os.kill(os.getpid(), number)
         case "raise":
             raise RuntimeError("a library\n broke")
         case "config":
@@ -178,10 +180,20 @@ def test_waiting_for_others_counts_towards_no_deadline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "kind", "code"), [("die", "oom", 137), ("exit 137", "oom", 137), ("exit 3", "killed", 3)]
+    ("request_", "kind", "code"),
+    [
+        ("die", "oom", 137),
+        ("exit 137", "oom", 137),
+        ("exit 3", "killed", 3),
+        (("crash", signal.SIGSEGV), "kernel", 139),
+        (("crash", signal.SIGABRT), "kernel", 134),
+        (("crash", signal.SIGILL), "kernel", 132),
+        (("crash", signal.SIGFPE), "kernel", 136),
+        (("crash", signal.SIGTERM), "killed", 143),
+    ],
 )
 def test_a_child_that_dies_is_told_with_its_exit_code(
-    tmp_path: Path, request_: str, kind: str, code: int
+    tmp_path: Path, request_: Any, kind: str, code: int
 ) -> None:
     with start(tmp_path) as one:
         grandchildren = one.call("grandchildren", deadline_s=20)

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from squeeze.errors import CandidateError, SetupError
+from squeeze.errors import CandidateError, FailureClass, SetupError
 from squeeze.secret import without_secrets
 from squeeze.versions import installed
 
@@ -66,6 +67,10 @@ ENVIRONMENT = {
     "KMP_BLOCKTIME": "1",
 }
 """What children find in their environment where the caller's own says nothing."""
+
+
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+"""Signals that native code brings upon itself: the candidate's fault, not the machine's."""
 
 
 class Handler(Protocol):
@@ -207,11 +212,15 @@ class Child:
         while self._listen(max(0.0, ends - time.monotonic())) and time.monotonic() < ends:
             pass
         code = self._words.get("exit")
-        # 137 is what the kernel's out-of-memory killer leaves behind.
+        kind: FailureClass = "killed"
+        if code == 128 + signal.SIGKILL:  # what the kernel's out-of-memory killer leaves behind
+            kind = "oom"
+        elif code in [128 + crash for crash in _CRASHES]:
+            kind = "kernel"
         raise CandidateError(
             f"the process ended (exit {'unknown' if code is None else code}); see {self.log}",
             stage=self.stage,
-            kind="oom" if code == 137 else "killed",
+            kind=kind,
         ) from error
 
     def _listen(self, wait_s: float) -> bool:
