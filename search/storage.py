@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,10 +26,14 @@ BUSY_S = 60
 """How long a write waits while another process writes to the same SQLite file."""
 
 NETWORKED = (
-    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "fuse.sshfs"),
-    *("fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.juicefs"),
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "ceph", "lustre", "gpfs", "beegfs"),
+    *("fuse", "fuse.sshfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"),
+    *("fuse.juicefs", "fuse.mfs", "fuse.lustre"),
 )
-"""File systems, as Linux calls them, that lie on another machine."""
+"""File systems, as Linux calls them, that lie on another machine, or may."""
+
+SANDBOXES = ("9p", "virtiofs")
+"""Of those the ones that some containers have for their root: then every path is on one, local or not."""
 
 _SECRET = re.compile(r"pass(word|wd)?|secret|token|key", re.IGNORECASE)
 
@@ -119,7 +124,13 @@ def _prepare_sqlite(path: Path, *, create: bool) -> None:
             f"there is no study database {path}; run `python -m search.run` first, or give --storage"
         )
     kind = file_system(path)
-    if kind in NETWORKED:
+    if kind in SANDBOXES and kind == file_system(Path("/")):
+        print(
+            f"warning: a SQLite database must lie on a disk of this machine; {path} is on {kind}, as is the "
+            "root of this container; where that is a network's, give the URL of a PostgreSQL database",
+            file=sys.stderr,
+        )
+    elif kind in NETWORKED:
         raise SetupError(
             f"a SQLite database must lie on a disk of this machine, or it breaks; {path} is on {kind}; "
             "give --storage sqlite:////a/local/folder/study.db, or the URL of a PostgreSQL database"
