@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.draws import Draw
 from search.modelled import Observation, Point, expected_gain
 from search.speeds import Shape
-from search.study import CONFIG, FINISHED
-from search.workers import DOUBLE, OWNER, QUEUED_BY, doubled, record_heartbeat
+from search.study import FINISHED
+from search.workers import CONFIG, DOUBLE, OWNER, QUEUED_BY, doubled, record_heartbeat
 from spaces import Space
 from squeeze.errors import ConfigError
 from squeeze.target import Target
@@ -78,7 +78,7 @@ def next_trial(
         frozen = study.get_trials(deepcopy=False)[trial.number]
         if "fixed_params" not in frozen.system_attrs:  # another worker was faster to take what was queued
             trial.set_user_attr(DOUBLE, -1)
-        elif (double := doubled(study, frozen, CONFIG)) is not None:
+        elif (double := doubled(study, frozen)) is not None:
             trial.set_user_attr(DOUBLE, double)
         else:
             return trial

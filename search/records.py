@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from squeeze.config import CompressionConfig
 from squeeze.errors import ConfigError, FailureClass, SetupError
+from squeeze.failures import is_full
+from squeeze.folder import flush
 from squeeze.records import Artifact, Estimate, Measurement, Record, Score
 
 STUDIES = Path("studies")
 MODELS = Path("models")
 CACHE = ".cache"
 """The folder of ``MODELS`` where outputs of stages are kept, for all studies."""
+
+RESERVE = "reserve"
+"""The file of a study's folder that only holds disk space, for the record of a trial that finds none."""
+
+RESERVE_BYTES = 32 << 20
+"""More than a record, its raw measurement and what the database writes about it."""
 
 _LONGEST_NAME = 200
 """Bytes of a study's name: with what is added to it, it is a file's name still."""
@@ -104,17 +113,46 @@ def model_folder(study: str, number: int) -> Path:
 
 
 def save_trial(study: str, record: TrialRecord) -> None:
-    """Write a trial's record, replacing an older one of its number; its raw measurement, apart, first."""
+    """Write a trial's record, replacing an older one of its number; its raw measurement, apart, first.
+
+    On a full disk it takes the space that was set aside. Raises SetupError when it cannot be written.
+    """
+    try:
+        _write_trial(study, record)
+    except SetupError as error:
+        reserve = study_folder(study) / RESERVE
+        if not is_full(error) or not reserve.exists():
+            raise
+        reserve.unlink()
+        _write_trial(study, record)
+
+
+def set_aside(study: str) -> None:
+    """Hold ``RESERVE_BYTES`` of disk for ``save_trial``; nothing where there is no room."""
+    path = study_folder(study) / RESERVE
+    try:
+        with path.open("ab") as file:
+            if file.tell() < RESERVE_BYTES:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _write_trial(study: str, record: TrialRecord) -> None:
     folder, name = study_folder(study), f"{record.number:04d}.json"
     if record.measurement is not None:
         write_whole(folder / "measurements" / name, record.measurement.model_dump_json(indent=1))
     write_whole(folder / "trials" / name, record.model_dump_json(indent=1, exclude={"measurement"}))
 
 
-def drop_measurement(study: str, number: int) -> None:
-    """Remove the raw measurement of a trial that was cut off before its record was written."""
-    with contextlib.suppress(OSError):
-        (study_folder(study) / "measurements" / f"{number:04d}.json").unlink()
+def forget_trial(study: str, number: int) -> None:
+    """Remove what there is of a trial that is done again: its record first, measurements and model."""
+    raw = study_folder(study) / "measurements" / f"{number:04d}.json"
+    for path in (study_folder(study) / "trials" / raw.name, raw, _again(study, number)):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    shutil.rmtree(model_folder(study, number), ignore_errors=True)
 
 
 def load_trials(study: str) -> list[TrialRecord]:
@@ -215,6 +253,7 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        flush(path.parent)  # else the rename itself may be lost with the power
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ POLL_S = 5.0
 """How often a worker looks whether another one has ended, when there is nothing else to do."""
 
 FAILURES_IN_A_ROW = 3
-"""So many failures of the machine, one after the other, end the search."""
+"""So many failures of the machine, one after the other and of different candidates, end the search."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,16 +151,17 @@ def _loop(
 
     from search.keep import needed_outputs
     from search.propose import next_trial
-    from search.settle import RETRIED, abandon, reap, settle
+    from search.records import set_aside
+    from search.settle import RETRIED, abandon, given_up, gives_up, reap, settle
     from search.study import finished
     from search.trial import run_trial
     from search.workers import beating
     from squeeze.failures import is_full
     from squeeze.folder import content_key
 
-    failures = 0
+    failed: set[str] = set()
     while (done := finished(study)) < arguments.trials and time.monotonic() < ends:
-        _say_again(progress, reap(study, mirror, past, reaper))
+        _say_again(progress, reap(study, past, reaper))
         if elsewhere := len(reaper.running()):
             progress.done = done
             if done + elsewhere >= arguments.trials:
@@ -170,15 +170,22 @@ def _loop(
                 continue
         trial = next_trial(study, plan.space, plan.target, arguments.sampler, arguments.seed, reaper.me)
         progress.begin(f"trial {trial.number}")
+        set_aside(study.study_name)
+        deadly = gives_up(trial)
         try:
             with beating(study, trial):
-                record = run_trial(trial, plan, bench, progress)
+                if deadly:
+                    record = given_up(trial, plan.space, plan.target)
+                else:
+                    record = run_trial(trial, plan, bench, progress)
         except UpdateFinishedTrialError:
             _given_up(progress, trial.number)
             continue
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(Exception):  # the database may be what broke; the next start does it
-                abandon(study, study.get_trials(deepcopy=False)[trial.number], cut_off=False)
+                # A user and a machine end any trial; what else ends the search may be this one's fault.
+                its_own = not isinstance(error, KeyboardInterrupt | SetupError)
+                abandon(study, study.get_trials(deepcopy=False)[trial.number], cut_off=its_own)
             raise
         try:
             kept = settle(study, mirror, past, record)
@@ -194,19 +201,23 @@ def _loop(
             needed = needed_outputs(past.best, content_key(plan.base), plan.data)
             plan.cache.shrink(arguments.cache_gib << 30, needed)
         progress.finish(record, finished(study))
-        failures = failures + 1 if record.failure in RETRIED else 0
-        if failures == FAILURES_IN_A_ROW:
+        if deadly:  # long ago
+            continue
+        # Both tries of one candidate count once, as it may be its fault; a judge's failure never is.
+        what = str(record.number) if record.failure == "judge" else record.config.key
+        failed = {*failed, what} if record.failure in RETRIED else set()
+        if len(failed) == FAILURES_IN_A_ROW:
             raise SetupError(
-                f"{failures} trials in a row failed for reasons of the machine, the last: {record.reason}; "
-                "mend that and run the same command again"
+                f"{len(failed)} trials in a row failed for reasons of the machine, the last: "
+                f"{record.reason}; mend that and run the same command again"
             )
 
 
 def _given_up(progress: Progress, number: int) -> None:
     """Forget a trial that another worker has failed and queued again."""
-    from search.records import model_folder
+    from search.records import forget_trial
 
-    shutil.rmtree(model_folder(progress.study, number), ignore_errors=True)
+    forget_trial(progress.study, number)
     progress.say(f"trial {number} was given up by another worker, which no heartbeats reached in time")
 
 

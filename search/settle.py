@@ -6,35 +6,36 @@ run left undone is done by ``catch_up`` at the next start.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from search.cli import printable
 from search.keep import delete_others
-from search.modelled import QUALITY, QUALITY_ERROR, SPEED
+from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
 from search.pruning import LOW
-from search.records import (
-    TrialRecord,
-    best_first,
-    drop_measurement,
-    load_trials,
-    model_folder,
-    save_trial,
+from search.records import TrialRecord, best_first, forget_trial, load_trials, save_trial
+from search.study import FINISHED, add_to_mirror, mirrored
+from search.workers import (
+    CONFIG,
+    CUT_OFF,
+    DOUBLE,
+    FAILED,
+    MOST_CUT_OFF,
+    OWNER,
+    RETRY_OF,
+    Reaper,
+    requeue,
 )
-from search.study import CONFIG, add_to_mirror, mirrored
-from search.workers import CUT_OFF, DOUBLE, FAILED, OWNER, RETRY_OF, Reaper, requeue
-from squeeze.config import CompressionConfig
+from spaces import Space
 from squeeze.errors import FailureClass
+from squeeze.target import Target
 
 RETRIED: tuple[FailureClass, ...] = ("killed", "disk", "judge")
 """Failures that may be the machine's or the judge's, not the candidate's: tried once more."""
-
-MOST_CUT_OFF = 5
-"""A trial in which the search has died so often is not tried again: it may be what kills it."""
 
 
 @dataclass
@@ -61,42 +62,58 @@ class Past:
         self.records.append(light)
         self.best = _best([light] if self.best is None else [self.best, light])
 
+    def drop(self, number: int) -> None:
+        """A trial counts no more."""
+        self.records = [record for record in self.records if record.number != number]
+        self.best = _best(self.records)
+
 
 def _best(records: list[TrialRecord]) -> TrialRecord | None:
     ranked = best_first(records)
     return ranked[0][0] if ranked else None
 
 
-def settle(
-    study: optuna.Study, mirror: optuna.Study, past: Past, record: TrialRecord, *, again: bool = True
-) -> bool:
+def settle(study: optuna.Study, mirror: optuna.Study, past: Past, record: TrialRecord) -> bool:
     """Save a trial's record, tell Optuna, fill the mirror, delete models that are not kept.
 
-    again: whether what may be the machine's fault is tried once more. Returns False, and does nothing, when
-    another worker has given the trial up and queued it again because our heartbeats did not arrive.
+    Returns False, and leaves no record, when another worker has given the trial up and queued it again
+    because our heartbeats did not arrive.
     """
     frozen = study.get_trials(deepcopy=False)[record.number]
     if frozen.state.is_finished():
         return False
     save_trial(study.study_name, record)
+    if not tell(study, record, frozen):
+        forget_trial(study.study_name, record.number)
+        return False
     past.add(record)
-    tell(study, record, frozen, again=again)
     add_to_mirror(mirror, record, frozen, past.mirrored)
     delete_others(study.study_name, past.records)
     return True
 
 
-def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial, *, again: bool = True) -> None:
+def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> bool:
     """Tell Optuna what became of a running trial. frozen: that trial.
 
     A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it. What
     may be the machine's fault is told as failed the first time, and its parameters are queued once more.
+    Returns False when another worker has given the trial up meanwhile.
     """
+    try:
+        _tell(study, record, frozen)
+    except (UpdateFinishedTrialError, ValueError):  # Study.tell raises the latter
+        if study.get_trials(deepcopy=False)[frozen.number].state != TrialState.FAIL:
+            raise
+        return False
+    return True
+
+
+def _tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> None:
     trial = optuna.Trial(study, frozen._trial_id)
     for name, value in _attributes(record).items():
         trial.set_user_attr(name, value)
     failed = frozen.user_attrs.get(FAILED, 0)
-    retried = again and record.failure in RETRIED and not failed
+    retried = record.failure in RETRIED and not failed and not gives_up(frozen)
     trial.set_constraint("candidate failed", float(record.failure is not None))
     if record.state == "complete" and record.score is not None:
         study.tell(trial, record.score.value)
@@ -112,30 +129,45 @@ def catch_up(study: optuna.Study, mirror: optuna.Study, past: Past, reaper: Reap
 
     Returns the numbers of the trials that are queued again.
     """
-    queued = reap(study, mirror, past, reaper)
+    queued = reap(study, past, reaper)
     records = {record.number: record for record in past.records}
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    repeated = _repeated(trials)
     for trial in trials:
         if trial.state == TrialState.COMPLETE and trial.number in records:
             add_to_mirror(mirror, records[trial.number], trial, past.mirrored)
         if trial.state == TrialState.FAIL:
-            if trial.number not in records:  # given up by another worker while this one was away
-                shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
+            record = records.get(trial.number)
+            # Given up by another worker while this one was away; what is measured stays until that is again.
+            if record is None or (record.failure not in RETRIED and trial.number in repeated):
+                forget_trial(study.study_name, trial.number)
+                if record is not None:
+                    past.drop(trial.number)
             if trial.number not in retried and DOUBLE not in trial.user_attrs:
                 requeue(study, trial)  # whoever gave it up died before it was queued
     return queued
 
 
-def reap(study: optuna.Study, mirror: optuna.Study, past: Past, reaper: Reaper) -> list[int]:
+def _repeated(trials: list[FrozenTrial]) -> set[int]:
+    """The numbers of the trials that were done again, whatever came in between, and did not fail then."""
+    found: set[int] = set()
+    for trial in trials:
+        if trial.state in FINISHED and FAILURE not in trial.user_attrs:
+            number = trial.user_attrs.get(RETRY_OF)
+            while number is not None:
+                found.add(number)
+                number = trials[number].user_attrs.get(RETRY_OF)
+    return found
+
+
+def reap(study: optuna.Study, past: Past, reaper: Reaper) -> list[int]:
     """Give up the running trials of workers that are dead. Returns the numbers of those queued again."""
     records = {record.number: record for record in past.records}
     queued = []
     for trial in reaper.gone():
         if trial.number in records:
             tell(study, records[trial.number], trial)
-        elif trial.user_attrs.get(CUT_OFF, 0) + 1 >= MOST_CUT_OFF:
-            settle(study, mirror, past, _given_up(trial), again=False)
         else:
             abandon(study, trial, cut_off=True)
             queued.append(trial.number)
@@ -145,10 +177,9 @@ def reap(study: optuna.Study, mirror: optuna.Study, past: Past, reaper: Reaper) 
 def abandon(study: optuna.Study, trial: FrozenTrial, *, cut_off: bool) -> None:
     """Fail a trial, queue its parameters again, and delete the model it may have built.
 
-    cut_off: whether its worker died in it, rather than was told to stop.
+    cut_off: whether its worker died in it, rather than was told to stop or could run nothing.
     """
-    shutil.rmtree(model_folder(study.study_name, trial.number), ignore_errors=True)
-    drop_measurement(study.study_name, trial.number)
+    forget_trial(study.study_name, trial.number)
     requeue(study, trial, {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1} if cut_off else None)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
@@ -171,12 +202,19 @@ def better_elsewhere(study: optuna.Study, records: list[TrialRecord]) -> str | N
     )
 
 
-def _given_up(trial: FrozenTrial) -> TrialRecord:
+def gives_up(trial: FrozenTrial | optuna.Trial) -> bool:
+    """Whether a trial is not to be run: the search has died in it too often."""
+    return bool(trial.user_attrs.get(CUT_OFF, 0) >= MOST_CUT_OFF)
+
+
+def given_up(trial: optuna.Trial, space: Space, target: Target) -> TrialRecord:
+    """The record of such a trial, with its configuration, so that it is not proposed anew."""
+    config = space.suggest(trial, target)
     return TrialRecord(
         number=trial.number,
         state="failed",
         params=trial.params,
-        config=CompressionConfig(),
+        config=config,
         reason=f"killed in search: the search has died in this trial {MOST_CUT_OFF} times",
         failure="killed",
     )

@@ -20,8 +20,8 @@ from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
 from search.propose import make_sampler, next_trial
 from search.pruning import LOW, RUNGS, OptimisticPruner, to_beat
 from search.speeds import Shape
-from search.study import CONFIG
 from search.table import Row, Table
+from search.workers import CONFIG
 from spaces import grid
 from squeeze.records import Record
 

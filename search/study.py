@@ -14,7 +14,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -41,8 +41,8 @@ VERSION = 1
 KEPT = ("model_key", "workload", "space", "objective", "schemes")
 """The keys of an identity that must not change."""
 
-CONFIG = "config_key"
-"""User attribute of a trial: the key of its configuration."""
+LOCK_S = 1.0
+"""How long a search that starts waits for its folder, which ``is_searched`` may be looking at."""
 
 IDENTITY_S = 5.0
 """How long the worker that makes a study may take to write its identity, before another does it."""
@@ -186,13 +186,14 @@ def alone(study: str) -> Iterator[None]:
     folder = study_folder(study)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SetupError(
-                f"one search of a study runs in a folder at a time; {study!r} is being searched already; "
-                "see `python -m search.status`, choose another --study, or join it from another checkout"
-            ) from error
+        ends = time.monotonic() + LOCK_S
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() > ends:
+                raise SetupError(
+                    f"one search of a study runs in a folder at a time; {study!r} is being searched already; "
+                    "see `python -m search.status`, choose another --study, or join it from another checkout"
+                )
+            time.sleep(0.05)
         yield
 
 
@@ -200,9 +201,20 @@ def is_searched(study: str) -> bool:
     """Whether a search of the study runs in this folder now."""
     try:
         with (study_folder(study) / "lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not _locked(lock, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
-    return False
+
+
+def _locked(lock: IO[str], kind: int) -> bool:
+    """Whether the file could be locked. Raises SetupError where its file system has no locks."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise SetupError(
+            f"a study's folder must be on a file system with locks; {lock.name}: {error.strerror}; "
+            "run in a folder on a disk of this machine"
+        ) from error
+    return True

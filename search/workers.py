@@ -23,6 +23,9 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+CONFIG = "config_key"
+"""User attribute of a trial: the key of its configuration."""
+
 OWNER = "owner"
 """User attribute of a trial: the process that runs it; see ``owner``."""
 
@@ -34,6 +37,9 @@ RETRY_OF = "retry_of"
 
 CUT_OFF = "times cut off"
 """User attribute of a retry: how many of its forerunners in a row ended with the process that ran them."""
+
+MOST_CUT_OFF = 5
+"""A trial in which the search has died so often is not run again: it may be what kills it."""
 
 FAILED = "times failed"
 """User attribute of a retry: how many of its forerunners failed for reasons that may be the machine's."""
@@ -179,21 +185,21 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
 def requeue(study: optuna.Study, trial: FrozenTrial, counts: dict[str, int] | None = None) -> None:
     """Queue a trial's parameters again, once, whoever asks.
 
-    counts: ``CUT_OFF``, ``FAILED``; the new trial inherits nothing else.
+    counts: ``CUT_OFF``, ``FAILED``; besides them the new trial inherits the key of its configuration alone.
     """
     # What was queued, which is all of it even where the trial was cut off while it asked for its parameters.
     params = trial.system_attrs.get("fixed_params") or trial.params
     others = study.get_trials(deepcopy=False)
     if params and all(other.user_attrs.get(RETRY_OF) != trial.number for other in others):
-        kept = {name: trial.user_attrs[name] for name in (CUT_OFF, FAILED) if name in trial.user_attrs}
+        inherited = (CONFIG, CUT_OFF, FAILED)
+        kept = {name: trial.user_attrs[name] for name in inherited if name in trial.user_attrs}
         study.enqueue_trial(params, user_attrs={**kept, **(counts or {}), RETRY_OF: trial.number})
 
 
-def doubled(study: optuna.Study, trial: FrozenTrial, config_name: str) -> int | None:
+def doubled(study: optuna.Study, trial: FrozenTrial) -> int | None:
     """The number of an earlier trial that this one, just begun, would repeat; None when there is none.
 
-    Two workers can queue the same at once; of two trials the one with the smaller number stays. config_name:
-    the user attribute that tells a trial's configuration.
+    Two workers can queue the same at once; of two trials the one with the smaller number stays.
     """
     first = trial.user_attrs.get(RETRY_OF)
     for other in study.get_trials(deepcopy=False):
@@ -203,7 +209,7 @@ def doubled(study: optuna.Study, trial: FrozenTrial, config_name: str) -> int | 
             continue
         if first is not None and other.user_attrs.get(RETRY_OF) == first:
             return other.number
-        config = other.user_attrs.get(config_name)
-        if first is None and config is not None and config == trial.user_attrs.get(config_name):
+        config = other.user_attrs.get(CONFIG)
+        if config is not None and config == trial.user_attrs.get(CONFIG):
             return other.number
     return None

@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from search.records import load_trials
 from search.settle import Past, catch_up
 from search.speeds import Shape
-from search.study import CONFIG, this_worker
+from search.study import this_worker
 from search.table import Row, Table, target_fields
-from search.workers import Reaper
+from search.workers import CONFIG, Reaper
 from squeeze.config import CompressionConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR

@@ -16,11 +16,11 @@ import pytest
 import searches
 from searches import LONG, STUDY
 
-from search.records import TrialRecord, best_first, load_trials, model_folder
+from search.records import TrialRecord, best_first, load_trials, model_folder, set_aside
 from search.settle import Past, catch_up, settle
 from search.storage import default_storage
 from search.study import open_study, this_worker
-from search.workers import OWNER, Reaper
+from search.workers import OWNER, Owner, Reaper
 from squeeze.cache import Cache
 from squeeze.config import CompressionConfig
 from squeeze.errors import CandidateError, SetupError
@@ -115,19 +115,21 @@ def test_a_trial_that_ends_on_a_full_disk_leaves_the_study_whole(
             number=trial.number, state="pruned", params={"x": value}, config=config, reason="too slow " * 1000
         )
 
-    settle(study, mirror, past, begun(1))
-    second = begun(2)
-    with full(small_disk), pytest.raises(SetupError, match="No space left"):
+    set_aside("demo")
+    first, second = begun(1), begun(2)
+    with full(small_disk):
+        settle(study, mirror, past, first)
+    with full(small_disk), pytest.raises(SetupError, match="No space left"):  # nothing is set aside now
         settle(study, mirror, past, second)
     assert [record.number for record in load_trials("demo")] == [0]
     with contextlib.closing(sqlite3.connect("studies/demo.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     study, mirror = open_study("demo", default_storage("demo"), identity)
     past = Past.load(study, mirror)
-    settle(study, mirror, past, second)
-    assert [record.number for record in load_trials("demo")] == [0, 1]
-    assert [trial.state.name for trial in study.get_trials()] == ["PRUNED", "PRUNED"]
-    assert catch_up(study, mirror, past, Reaper(study, worker)) == []
+    assert [record.number for record in past.records] == [0]
+    next_start = ":".join(Owner.parse(worker)._replace(start="later"))
+    assert catch_up(study, mirror, past, Reaper(study, next_start)) == [1]
+    assert [trial.state.name for trial in study.get_trials()] == ["PRUNED", "FAIL", "WAITING"]
 
 
 @pytest.mark.engine

@@ -54,7 +54,7 @@ with alone("chaos"):
     reaper = Reaper(study, this_worker("chaos"))
     catch_up(study, mirror, past, reaper)
     while finished(study) < trials:
-        reap(study, mirror, past, reaper)
+        reap(study, past, reaper)
         if finished(study) + len(reaper.running()) >= trials:
             time.sleep(0.2)
             continue

@@ -16,8 +16,7 @@ import spaces
 from search.draws import Draw
 from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED, Process
 from search.propose import BEST, SHOWN, next_trial, shown
-from search.study import CONFIG
-from search.workers import RETRY_OF
+from search.workers import CONFIG, RETRY_OF
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR

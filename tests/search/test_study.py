@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,10 @@ from optuna.trial import TrialState
 from search.keep import delete_others
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
-from search.settle import MOST_CUT_OFF, Past, better_elsewhere, catch_up, settle
+from search.settle import Past, better_elsewhere, catch_up, given_up, gives_up, settle
 from search.storage import default_storage
-from search.study import alone, finished, open_study, this_worker
-from search.workers import OWNER, RETRY_OF, Reaper, owner
+from search.study import alone, finished, is_searched, open_study, this_worker
+from search.workers import CONFIG, MOST_CUT_OFF, OWNER, RETRY_OF, Reaper, owner, retry
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -190,6 +193,48 @@ def test_a_second_search_of_a_study_is_kept_away(workplace: Path) -> None:
         pass
 
 
+def test_a_search_starts_while_somebody_asks_whether_one_runs(workplace: Path) -> None:
+    with alone("demo"):
+        assert is_searched("demo")
+    with Path("studies/demo/lock").open("r") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as is_searched has it for a moment
+        timer = threading.Timer(0.3, fcntl.flock, (lock, fcntl.LOCK_UN))
+        timer.start()
+        with alone("demo"):
+            assert is_searched("demo")
+        timer.join()
+    assert not is_searched("demo")
+
+
+def test_a_folder_without_locks_is_told_as_that(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("search.study.fcntl.flock", none)
+    with pytest.raises(SetupError, match="demo/lock: No locks available"), alone("demo"):
+        pass
+    with pytest.raises(SetupError, match="demo/lock: No locks available"):
+        is_searched("demo")
+
+
+def test_a_renamed_file_is_flushed_with_its_folder(
+    workplace: Path, scored: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search.records import save_trial
+
+    flushed = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        sync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        flushed.append((path.name, Path("studies/demo/trials/0000.json").exists()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    save_trial("demo", scored(0, 0.5))
+    assert flushed[-1] == ("trials", True)
+
+
 def test_no_configuration_is_tried_twice_while_there_are_others(workplace: Path) -> None:
     study, mirror, past = opened()
     space = Layers(most=8)
@@ -340,8 +385,10 @@ def test_a_trial_in_which_the_search_died_again_and_again_is_given_up(workplace:
     study, mirror, past = opened()
     for number in range(MOST_CUT_OFF):
         assert begun(study, owned_by=dead_owner()).params == {"x": 3}
-        again = catch_up(study, mirror, past, reaper(study))
-        assert again == ([number] if number < MOST_CUT_OFF - 1 else [])
+        assert catch_up(study, mirror, past, reaper(study)) == [number]
+    trial = begun(study, owned_by=owner())
+    assert gives_up(trial)
+    assert settle(study, mirror, past, given_up(trial, Layers(), TARGET))
     last = study.get_trials()[-1]
     assert (last.state, last.constraints) == (TrialState.PRUNED, {"candidate failed": 1.0})
     record = load_trials("demo")[-1]
@@ -378,7 +425,76 @@ def test_what_a_worker_gave_up_and_died_before_queueing_is_queued_at_the_next_st
     for _ in range(2):
         catch_up(study, mirror, past, reaper(study))
     waiting = study.get_trials(states=(TrialState.WAITING,))
-    assert [one.user_attrs for one in waiting] == [{RETRY_OF: 0}]
+    assert [one.user_attrs for one in waiting] == [
+        {RETRY_OF: 0, CONFIG: CompressionConfig(depth=DepthConfig(layers=3)).key}
+    ]
+
+
+def traces() -> list[Path]:
+    """Files and folders of a trial, whichever."""
+    return [*Path("studies/demo").glob("*/[0-9]*"), *Path("models/demo").glob("[0-9]*")]
+
+
+@pytest.mark.parametrize("step", ["set_user_attr", "set_constraint"])
+def test_a_trial_given_up_while_it_is_settled_leaves_nothing_behind(
+    workplace: Path, scored: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    study, mirror, past = opened()
+    begun(study, owned_by=owner())
+    Path("models/demo/0000").mkdir(parents=True)
+    Path("studies/demo/measurements").mkdir(parents=True)
+    Path("studies/demo/measurements/0000.json").write_text("{}")
+    do: Callable[..., Any] = getattr(optuna.Trial, step)
+
+    def raced(trial: optuna.Trial, *given: Any) -> None:
+        do(trial, *given)
+        if study.get_trials()[0].state == TrialState.RUNNING:  # another worker is faster
+            study.tell(0, state=TrialState.FAIL)
+            retry(study, study.get_trials()[0])
+
+    monkeypatch.setattr(optuna.Trial, step, raced)
+    assert not settle(study, mirror, past, scored(0, 0.9))
+    assert (past.records, past.best) == ([], None)
+    assert traces() == []
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+
+
+@pytest.mark.parametrize(
+    ("ends", "stays"),
+    [
+        ([], True),
+        (["failed"], True),
+        (["cut off"], True),
+        (["complete"], False),
+        (["cut off", "complete"], False),
+    ],
+)
+def test_a_record_whose_trial_was_given_up_stays_until_that_is_measured_again(
+    workplace: Path, scored: Callable[..., TrialRecord], ends: list[str], stays: bool
+) -> None:
+    from search.records import save_trial
+
+    study, mirror, _ = opened()
+    begun(study, owned_by=owner())
+    save_trial("demo", scored(0, 0.9))
+    Path("models/demo/0000").mkdir(parents=True)
+    study.tell(0, state=TrialState.FAIL)  # by another worker, before the database knew of the record
+    retry(study, study.get_trials()[0])
+    for end in ends:
+        trial = begun(study, owned_by="another:1:1:elsewhere:")
+        if end == "failed":
+            trial.set_user_attr("failure", "oom")
+            study.tell(trial, state=TrialState.PRUNED)
+        elif end == "cut off":
+            study.tell(trial, state=TrialState.FAIL)
+            retry(study, study.get_trials()[trial.number])
+        else:
+            study.tell(trial, 0.5)
+    past = Past.load(study, mirror)
+    catch_up(study, mirror, past, reaper(study))
+    assert (past.best is not None) == stays
+    assert [record.number for record in load_trials("demo")] == ([0] if stays else [])
+    assert bool(traces()) == stays
 
 
 def test_a_better_trial_of_another_worker_is_told(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -20,9 +24,26 @@ from optuna.trial import TrialState
 from search import workers
 from search.records import TrialRecord, load_trials, model_folder
 from search.storage import open_storage
-from search.workers import DOUBLE, OWNER, RETRY_OF, Owner, Reaper, doubled, is_abandoned, owner, requeue
-from squeeze.config import CompressionConfig
+from search.study import open_study
+from search.workers import (
+    CONFIG,
+    DOUBLE,
+    MOST_CUT_OFF,
+    OWNER,
+    RETRY_OF,
+    Owner,
+    Reaper,
+    doubled,
+    is_abandoned,
+    owner,
+    requeue,
+)
+from squeeze.config import CompressionConfig, DepthConfig
+from squeeze.decoder import Decoder
+from squeeze.demo import MODEL_DIR
+from squeeze.errors import FailureClass, SetupError
 from squeeze.records import Score
+from squeeze.target import Target
 
 WORKER = Path(__file__).with_name("worker.py")
 SQLITE = "sqlite:///studies/demo.db"
@@ -85,7 +106,8 @@ def test_a_signal_ends_children_and_queues_the_trial_once(tmp_path: Path, number
     assert gone(pids)
     first, again = trials_of(SQLITE, worker.folder)
     assert (first.number, first.state) == (trial, TrialState.FAIL)
-    assert (again.state, again.user_attrs) == (TrialState.WAITING, {RETRY_OF: trial})
+    assert again.state == TrialState.WAITING
+    assert again.user_attrs == {RETRY_OF: trial, CONFIG: first.user_attrs[CONFIG]}
 
     assert Worker(worker.folder, SQLITE, 2, 0).ended() == 0
     states = [trial.state for trial in trials_of(SQLITE, worker.folder)]
@@ -96,10 +118,12 @@ def test_a_second_interrupt_ends_at_once_and_the_study_goes_on(tmp_path: Path) -
     worker = Worker(tmp_path / "one", SQLITE, 1, 600)
     _, pids = worker.begun()
     # It cannot unwind while its database is taken, so that the second signal finds it at that.
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, "studies/demo.db"], cwd=worker.folder)
-    time.sleep(2)
+    command = [sys.executable, "-c", HOLD, "studies/demo.db"]
+    holder = subprocess.Popen(command, cwd=worker.folder, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
     worker.process.send_signal(signal.SIGINT)
-    time.sleep(2)
+    assert gone(pids)  # as the first thing that unwinding does
     assert worker.process.poll() is None
     sent = time.monotonic()
     worker.process.send_signal(signal.SIGINT)
@@ -107,7 +131,6 @@ def test_a_second_interrupt_ends_at_once_and_the_study_goes_on(tmp_path: Path) -
     assert time.monotonic() - sent < 10
     holder.kill()
     holder.wait()
-    assert gone(pids)
     assert [trial.state for trial in trials_of(SQLITE, worker.folder)] == [TrialState.RUNNING]
     assert Worker(worker.folder, SQLITE, 1, 0).ended() == 0
     states = [trial.state for trial in trials_of(SQLITE, worker.folder)]
@@ -118,6 +141,7 @@ HOLD = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
 time.sleep(600)
 """
 
@@ -152,13 +176,7 @@ def test_of_two_workers_on_postgresql_one_retries_what_the_other_was_killed_in(
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> Iterator[None]:
-    monkeypatch.setattr(workers, "GRACE_S", 2)
-    yield
-
-
-@pytest.fixture
-def study(quick: None) -> optuna.Study:
+def study(workplace: Path) -> optuna.Study:
     return optuna.create_study(study_name="demo", storage=open_storage(SQLITE, create=True))
 
 
@@ -174,6 +192,15 @@ def run_by(study: optuna.Study, host: str | None) -> optuna.Trial:
     return trial
 
 
+def fall_silent() -> None:
+    """As if the last heartbeats were two graces old."""
+    with contextlib.closing(sqlite3.connect("studies/demo.db", timeout=30)) as connection, connection:
+        connection.execute(
+            "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, ?)",
+            (f"-{2 * workers.GRACE_S} seconds",),
+        )
+
+
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 @pytest.mark.parametrize("host", ["another", None])
 def test_a_trial_without_heartbeats_is_queued_again_once_and_inherits_nothing(
@@ -182,7 +209,7 @@ def test_a_trial_without_heartbeats_is_queued_again_once_and_inherits_nothing(
     run_by(study, host)
     reaper = Reaper(study, owner())
     assert reaper.gone() == [] and reaper.stale() == []
-    time.sleep(4)
+    fall_silent()
     assert reaper.stale() == [0]
     assert reaper.stale() == Reaper(study, owner()).stale() == []
     first, again = study.get_trials()
@@ -192,10 +219,19 @@ def test_a_trial_without_heartbeats_is_queued_again_once_and_inherits_nothing(
 
 
 def test_a_trial_with_heartbeats_is_left_alone(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "BEAT_S", 0.2)
+    monkeypatch.setattr(workers, "BEAT_S", 0.05)
+    beaten = threading.Event()
+    beat = workers.record_heartbeat
+
+    def watched(study: optuna.Study, number: int) -> None:
+        beat(study, number)
+        beaten.set()
+
     trial = run_by(study, "another")
+    fall_silent()
+    monkeypatch.setattr(workers, "record_heartbeat", watched)
     with workers.beating(study, trial):
-        time.sleep(4)
+        assert beaten.wait(30)
         assert Reaper(study, owner()).stale() == []
     assert study.get_trials()[0].state == TrialState.RUNNING
 
@@ -238,8 +274,28 @@ def test_what_is_queued_again_by_two_is_run_once(study: optuna.Study) -> None:
     numbers = []
     for _ in range(2):
         asked = study.ask()
-        numbers.append(doubled(study, study.get_trials()[asked.number], "config_key"))
+        numbers.append(doubled(study, study.get_trials()[asked.number]))
     assert numbers == [None, 1]
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize("retry_first", [True, False])
+def test_a_retry_and_the_same_configuration_begun_anew_are_run_once(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch, retry_first: bool
+) -> None:
+    from search import propose
+
+    study.enqueue_trial({"x": 3}, user_attrs={CONFIG: "three"})
+    study.tell(study.ask(), state=TrialState.FAIL)
+    if retry_first:
+        requeue(study, study.get_trials()[0])
+    study.enqueue_trial({"x": 3}, user_attrs={CONFIG: "three"})
+    if not retry_first:
+        requeue(study, study.get_trials()[0])
+    monkeypatch.setattr(propose, "_next", lambda *_: ({"x": 4}, "four"))
+    ran = [propose.next_trial(study, None, None, "tpe", 1, owner()) for _ in range(2)]  # type: ignore[arg-type]
+    assert [trial.suggest_int("x", 0, 9) for trial in ran] == [3, 4]
+    assert study.get_trials()[2].user_attrs[DOUBLE] == 1
 
 
 def test_two_that_began_the_same_configuration_at_once_keep_the_first(
@@ -261,6 +317,18 @@ def test_two_that_began_the_same_configuration_at_once_keep_the_first(
     assert study.get_trials()[1].user_attrs[DOUBLE] == 0
 
 
+def record_of(trial: optuna.Trial, failure: FailureClass | None = None) -> TrialRecord:
+    return TrialRecord(
+        number=trial.number,
+        state="failed" if failure else "complete",
+        params=trial.params,
+        config=CompressionConfig(depth=DepthConfig(layers=trial.params["x"])),
+        score=None if failure else Score(value=0.5, low=0.4, high=0.6, perf_norm=1.0, speed_norm=0.0),
+        failure=failure,
+        reason=failure,
+    )
+
+
 @pytest.mark.parametrize("notices", ["at its next report", "at its end"])
 def test_a_worker_whose_trial_was_given_up_meanwhile_forgets_it_and_goes_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, notices: str
@@ -273,13 +341,7 @@ def test_a_worker_whose_trial_was_given_up_meanwhile_forgets_it_and_goes_on(
             workers.retry(trial.study, trial.study.get_trials()[0])
             if notices == "at its next report":
                 trial.report(1.0, 0)
-        return TrialRecord(
-            number=trial.number,
-            state="complete",
-            params=trial.params,
-            config=CompressionConfig(),
-            score=Score(value=0.5, low=0.4, high=0.6, perf_norm=1.0, speed_norm=0.0),
-        )
+        return record_of(trial)
 
     monkeypatch.setattr("search.trial.run_trial", taken)
     monkeypatch.setattr("search.settle.delete_others", lambda study, records: [])
@@ -291,3 +353,86 @@ def test_a_worker_whose_trial_was_given_up_meanwhile_forgets_it_and_goes_on(
     assert [record.number for record in load_trials("demo")] == [1]
     assert not model_folder("demo", 0).exists()
     assert model_folder("demo", 1).exists()
+
+
+def spoil(
+    monkeypatch: pytest.MonkeyPatch, failing: Callable[[int], FailureClass | BaseException | None]
+) -> None:
+    """Have trials fail by their parameter, or end the search, before they do anything."""
+
+    def run_trial(trial: optuna.Trial, plan: Any, bench: Any, progress: Any) -> TrialRecord:
+        worker.suggest(trial, plan.target)
+        fault = failing(trial.params["x"])
+        if isinstance(fault, BaseException):
+            raise fault
+        return record_of(trial, fault)
+
+    monkeypatch.setattr("search.trial.run_trial", run_trial)
+
+
+def check_given_up(number: int) -> None:
+    """Trial ``number`` was given up with its configuration, which is not tried again; the search went on."""
+    lost, done = load_trials("demo")
+    assert (lost.number, lost.failure, lost.params) == (number, "killed", {"x": 3})
+    assert lost.config.key == CompressionConfig(depth=DepthConfig(layers=3)).key
+    assert (done.state, done.params) == ("complete", {"x": 5})
+    trial = trials_of(SQLITE, Path.cwd())[number]
+    assert (trial.state, trial.user_attrs[CONFIG]) == (TrialState.PRUNED, lost.config.key)
+
+
+def test_a_trial_that_ends_the_search_each_time_is_given_up(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda x: RuntimeError("a library broke") if x == 3 else None)
+    for _ in range(MOST_CUT_OFF):
+        with pytest.raises(RuntimeError):
+            worker.search(SQLITE, 2)
+    worker.search(SQLITE, 2)
+    check_given_up(MOST_CUT_OFF)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), SetupError("a GPU must be free")])
+def test_a_trial_that_the_user_or_the_machine_ends_each_time_is_not_given_up(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    spoil(monkeypatch, lambda x: fault)
+    for _ in range(MOST_CUT_OFF + 1):
+        with pytest.raises(type(fault)):
+            worker.search(SQLITE, 2)
+    assert load_trials("demo") == []
+
+
+def test_a_trial_whose_workers_fall_silent_again_and_again_is_given_up(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import propose
+
+    study, _ = open_study("demo", SQLITE, worker.IDENTITY)
+    space: Any = SimpleNamespace(suggest=worker.suggest, recipes=worker.recipes)
+    target = Target.contest(Decoder.read(MODEL_DIR))
+    for number in range(MOST_CUT_OFF):
+        trial = propose.next_trial(study, space, target, "random", 1, "another:1:1:elsewhere:")
+        assert worker.suggest(trial, target).depth == DepthConfig(layers=3)
+        fall_silent()
+        assert Reaper(study, owner()).stale() == [number]
+    spoil(monkeypatch, lambda x: AssertionError("it was run again") if x == 3 else None)
+    worker.search(SQLITE, 2)
+    check_given_up(MOST_CUT_OFF)
+
+
+def test_both_tries_of_a_broken_candidate_count_once_towards_the_end_of_the_search(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda x: "killed" if x in (3, 5) else None)
+    worker.search(SQLITE, 3)
+    assert [record.failure for record in load_trials("demo")] == ["killed"] * 4 + [None]
+
+
+@pytest.mark.parametrize(("failure", "tries"), [("killed", 5), ("disk", 5), ("judge", 3)])
+def test_three_candidates_in_a_row_that_the_machine_fails_end_the_search(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, failure: FailureClass, tries: int
+) -> None:
+    spoil(monkeypatch, lambda x: failure)
+    with pytest.raises(SetupError, match="3 trials in a row failed for reasons of the machine, the last"):
+        worker.search(SQLITE, 9)
+    assert [record.failure for record in load_trials("demo")] == [failure] * tries
