@@ -34,6 +34,12 @@ def test_a_row_and_its_answers_are_rated_by_one_request(judge: Judge, server: Se
     assert asked["temperature"] == 0.0
 
 
+def test_a_row_that_lacks_a_reference_is_rated_without_one(judge: Judge, server: Server) -> None:
+    row = {"question_id": 101, "category": "writing", "turns": ["하나", "둘"]}
+    assert judge.rate([conversation(row, ("가", "나"))]) == [RATED]
+    assert "reference\n" not in server.asked[0]["messages"][1]["content"]
+
+
 def test_a_conversation_without_two_answered_turns_is_a_mistake() -> None:
     row = {"question_id": 101, "category": "x", "turns": ["하나"], "reference": []}
     with pytest.raises(ConfigError, match="question 101 has 1 and 2 answers"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -13,6 +14,7 @@ from judge_server import KEY, RATED, VERDICT, Reply, Server, fault, judging, sai
 
 from squeeze.bench.judge import Judge, JudgeError
 from squeeze.bench.judge_endpoint import LONGEST_WAIT_S, TRIES
+from squeeze.errors import SetupError
 
 # An endpoint that is busy or broken.
 
@@ -179,6 +181,33 @@ def test_a_request_that_is_refused_either_way_stops_with_the_endpoints_words(
     with pytest.raises(JudgeError, match=r"422: max_completion_tokens is too large.*settings"):
         judge.rate([talk()])
     assert len(server.asked) == 3
+
+
+def test_a_conversation_too_long_for_the_judge_is_named_and_the_others_are_rated(
+    server: Server, waits: list[float], tmp_path: Path
+) -> None:
+    def answer(asked: dict[str, Any]) -> Reply:
+        if "긴 답" in asked["messages"][1]["content"]:
+            return fault(400, "This model's maximum context length is 32768 tokens; you asked for 40000")
+        return said(VERDICT)
+
+    server.answer = answer
+    judge = judging(server, tmp_path, waits, parallel=1)
+    told = r"1 of 3 are not: question 82: .*context length is 32768 .*; give the judge more context"
+    with pytest.raises(JudgeError, match=told):
+        judge.rate([talk(81), talk(82, "긴 답"), talk(83)])
+    asked = len(server.asked)
+    assert judge.rate([talk(81), talk(83)]) == [RATED] * 2
+    assert len(server.asked) == asked
+
+
+def test_without_the_package_that_asks_a_judge_the_remedy_is_told(
+    judge: Judge, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(SetupError, match=r"openai, which comes with vLLM; .*install one of the extras"):
+        judge.rate([talk()])
+    assert server.asked == []
 
 
 def test_a_judge_that_takes_no_temperature_is_sent_none(

@@ -1,7 +1,8 @@
 """A judge for KoMT-Bench behind any OpenAI-compatible endpoint: every conversation is rated, or none counts.
 
 A call that fails must never become a number. A reply is read in one way, as the JSON that was asked for; any
-other is asked for again a few times, and then that conversation has no rating.
+other is asked for again a few times, and then that conversation has no rating. A conversation is shown whole
+or not at all: one that the judge's context does not hold has no rating either.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from squeeze.bench.judge_endpoint import Endpoint, Line, Sleep, StopError, check_url, connect, read_key
+from squeeze.bench.judge_endpoint import (
+    Endpoint,
+    Line,
+    RefusedError,
+    Sleep,
+    StopError,
+    check_url,
+    connect,
+    read_key,
+)
 from squeeze.bench.judge_prompts import FORMS, Conversation, Points, Verdict, fresh_mark, messages
 from squeeze.config import digest
 from squeeze.data.sets import Row
@@ -57,7 +67,7 @@ def conversation(row: Row, answers: Sequence[str]) -> Conversation:
         number=row["question_id"],
         turns=tuple(turns),
         answers=tuple(answers),
-        references=tuple(text or "" for text in row["reference"] or ()),
+        references=tuple(text or "" for text in row.get("reference") or ()),
     )
 
 
@@ -105,7 +115,7 @@ class Judge:
                 async with slots:
                     try:
                         rating = await _rating(line, asked)
-                    except _GarbageError as error:
+                    except (_GarbageError, RefusedError) as error:
                         why.setdefault(str(error), []).append(asked.number)
                     else:
                         self._keep(asked, rating)
@@ -173,7 +183,7 @@ class _Reply(BaseModel):
 
 
 async def _rating(line: Line, asked: Conversation) -> Rating:
-    """Raises _GarbageError, or StopError when nothing more will be answered."""
+    """Raises _GarbageError or RefusedError, or StopError when nothing more will be answered."""
     what = ""
     for _ in range(ASKED):
         body = await line.ask(messages(asked, fresh_mark(asked)), FORMS)

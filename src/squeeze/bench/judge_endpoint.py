@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from squeeze.bench.tasks import Message
-from squeeze.errors import ConfigError
+from squeeze.errors import ConfigError, SetupError
 from squeeze.records import Record
 from squeeze.secret import is_secret
 
@@ -74,8 +74,8 @@ class StopError(Exception):
     """Nothing more will be answered; says what to do."""
 
 
-class _RefusedError(Exception):
-    """The endpoint does not take this request."""
+class RefusedError(Exception):
+    """The endpoint does not take this request, for its length or its settings; another it may."""
 
 
 class _AgainError(Exception):
@@ -100,13 +100,11 @@ class Line:
         """The body of the reply, whatever it is.
 
         forms: values of ``response_format``, of which the first that the endpoint takes is asked for, or
-        none. Raises StopError.
+        none. Raises RefusedError, and StopError when nothing more will be answered.
         """
         for attempt in range(TRIES):
             try:
                 return await self._sent(chat, forms)
-            except _RefusedError as error:
-                raise StopError(f"{error}; change the endpoint's settings") from None
             except _AgainError as error:
                 what, wait_s = str(error), error.wait_s
             if attempt + 1 < TRIES:
@@ -116,7 +114,7 @@ class Line:
     async def _sent(self, chat: list[Message], forms: Sequence[Mapping[str, Any]]) -> bytes:
         """One request, and one more with the next form, at last with none, as long as it is refused."""
         for place in range(self._refused, len(forms)):
-            with contextlib.suppress(_RefusedError):
+            with contextlib.suppress(RefusedError):
                 body = await self._request(chat, response_format=forms[place])
                 self._refused = max(self._refused, place)
                 return body
@@ -162,7 +160,9 @@ class Line:
                 f"the key's quota or rights do not allow it ({what}); raise them or wait for a new day"
             )
         if status in (400, 422):
-            return _RefusedError(f"the endpoint refuses the request ({what})")
+            return RefusedError(
+                f"the endpoint refuses the request ({what}); give the judge more context or other settings"
+            )
         if status in (408, 429) or status >= 500:
             wait_s = _retry_after_s(response)
             if wait_s is not None and wait_s > LONGEST_WAIT_S:
@@ -176,8 +176,14 @@ class Line:
 
 
 def connect(endpoint: Endpoint, key: str) -> AsyncOpenAI:
-    """A client of the endpoint; to be closed."""
-    from openai import AsyncOpenAI
+    """A client of the endpoint; to be closed. Raises SetupError where there is no openai."""
+    try:
+        from openai import AsyncOpenAI  # no dependency of ours: it comes with vLLM, which every extra has
+    except ImportError as error:
+        raise SetupError(
+            f"a judge is asked with the package openai, which comes with vLLM; it cannot be imported "
+            f"({error}); install one of the extras cpu, gpu, competition"
+        ) from error
 
     return AsyncOpenAI(
         api_key=key,
