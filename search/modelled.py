@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtr
 
 from search.speeds import Shape
+from squeeze.errors import RETRIED
 from squeeze.target import Target
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -59,10 +60,13 @@ class Observation:
 
     @classmethod
     def of(cls, point: Point, trial: FrozenTrial) -> Observation:
-        """What a trial's user attributes say. A candidate that failed answers nothing."""
+        """What a trial's user attributes say. A candidate that failed answers nothing.
+
+        A failure that may be the machine's or the judge's says nothing of its quality.
+        """
         said = trial.user_attrs
         if FAILURE in said:
-            return cls(point, None, 0.0)
+            return cls(point, said.get(SPEED), None) if said[FAILURE] in RETRIED else cls(point, None, 0.0)
         quality, error = said.get(QUALITY), said.get(QUALITY_ERROR)
         if quality is None or error is None or not (isfinite(quality) and isfinite(error)):
             return cls(point, said.get(SPEED), None)

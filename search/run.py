@@ -152,10 +152,11 @@ def _loop(
     from search.keep import needed_outputs
     from search.propose import next_trial
     from search.records import set_aside
-    from search.settle import RETRIED, abandon, given_up, gives_up, reap, settle
+    from search.settle import abandon, given_up, gives_up, reap, settle
     from search.study import finished
     from search.trial import run_trial
     from search.workers import beating
+    from squeeze.errors import RETRIED
     from squeeze.failures import is_full
     from squeeze.folder import content_key
 

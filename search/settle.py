@@ -31,11 +31,8 @@ from search.workers import (
     requeue,
 )
 from spaces import Space
-from squeeze.errors import FailureClass
+from squeeze.errors import RETRIED
 from squeeze.target import Target
-
-RETRIED: tuple[FailureClass, ...] = ("killed", "disk", "judge")
-"""Failures that may be the machine's or the judge's, not the candidate's: tried once more."""
 
 
 @dataclass

@@ -12,10 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from search.records import TrialRecord
-from search.settle import RETRIED
 from search.speeds import Shape
 from squeeze.decoder import Decoder, read_config
-from squeeze.errors import ConfigError
+from squeeze.errors import RETRIED, ConfigError
 from squeeze.records import Estimate, Record
 from squeeze.target import Target
 

@@ -26,6 +26,9 @@ FailureClass = Literal[
     "other",
 ]
 
+RETRIED: tuple[FailureClass, ...] = ("killed", "disk", "judge")
+"""Failures that may be the machine's or the judge's, not the candidate's: tried once more."""
+
 
 class SqueezeError(Exception):
     """Anything the project raises on purpose."""

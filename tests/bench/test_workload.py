@@ -21,6 +21,8 @@ def test_the_contest_serves_with_its_published_arguments_over_all_questions_but_
     assert workload.max_tokens == 16384
     assert set(workload.questions.values()) == {None}
     assert workload.held_out == 0.2
+    # The largest set is one call: 2,822 answers at 2,000 tokens of thought each, 500 tokens a second.
+    assert workload.part_deadline_s >= 2_822 * 2_000 / 500
     engine = workload.engine
     assert (engine.tensor_parallel_size, engine.gpu_memory_utilization, engine.seed) == (1, 0.85, 42)
     assert engine.max_num_seqs is None and engine.max_model_len is None

@@ -22,7 +22,7 @@ from searches import LONG, STUDY
 
 from search import check, export
 from search.records import load_measurement, load_trials, read_measurement
-from search.settle import RETRIED
+from squeeze.errors import RETRIED
 from squeeze.folder import verify_manifest
 from squeeze.rules import rules
 

@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 import spaces
 from search.draws import Draw
-from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED, Process
+from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED, Observation, Point, Process
 from search.propose import BEST, SHOWN, next_trial, shown
+from search.speeds import Shape
 from search.workers import CONFIG, RETRY_OF
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
@@ -124,6 +125,19 @@ def test_what_is_given_is_drawn_anew_where_the_space_has_no_such_value() -> None
     assert config.width is not None and config.width.width == 512
     assert draw.params["layers"] in (4, 5, 6, 7, 8)
     assert draw.params["scheme"] in (None, "W8A8", "W4A16")
+
+
+@pytest.mark.parametrize(
+    ("failure", "quality"), [("judge", None), ("disk", None), ("killed", None), ("load", 0.0), ("oom", 0.0)]
+)
+def test_only_a_failure_of_the_candidate_itself_is_evidence_of_bad_quality(
+    failure: str, quality: float | None
+) -> None:
+    said = {FAILURE: failure, SPEED: 0.2, QUALITY: 0.9, QUALITY_ERROR: 0.01}
+    trial = optuna.trial.create_trial(state=TrialState.PRUNED, params={}, distributions={}, user_attrs=said)
+    seen = Observation.of(Point({}, Shape(8, 512)), trial)
+    assert seen.quality == quality
+    assert seen.speed == (None if quality == 0.0 else 0.2)
 
 
 def test_a_trend_is_carried_on_and_what_is_far_from_all_that_was_seen_is_less_sure() -> None:

