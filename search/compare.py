@@ -11,8 +11,10 @@ non_empty          share of answers with any text
 tokens_per_answer  generated tokens of the mean answer
 flags              what makes the speedup doubtful: more talk than the base's, answers cut off or in a loop
 perplexity         of the assistant's turns in held-out conversations: the last --held-out rows of the chat
-                   set, but for those that a calibration reads (its first 4,000 rows)
+                   set, but for those that a calibration reads (its first 4,000 rows). On the hub the
+                   whole set is fetched for it, once; --held-out 0 goes without
 
+No judge is asked: nothing here is a rating.
 Exit code 1 when some model failed.
 """
 
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             fetch(one, MODELS)
     target = Target.here(Decoder.read(base))
     workload = choose(arguments.workload, arguments.data, base).model_copy(
-        update={"divergence": None, "perplexity": arguments.held_out or None}
+        update={"divergence": None, "perplexity": arguments.held_out or None, "judge": None}
     )
     workload.key  # noqa: B018 — reads the data files: what is wrong with them is told before anything starts
     rows: list[Compared] = []
@@ -101,13 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             talk.about("base")
             baseline = bench.measure_baseline(tell=talk.tell)
             if workload.perplexity and baseline.perplexity is None:
-                talk.say(f"no perplexity: the chat set in {workload.data} has no rows after its first 4,000")
+                talk.say(
+                    f"no perplexity: the chat set in {workload.data} has no rows after its first 4,000, or "
+                    f"could not be loaded"
+                )
             add(base_row(named, baseline))
             for one in candidates:
                 talk.about(one)
                 try:
                     model = fetch(one, MODELS)
-                    *_, measured = bench.measure(model, log=log, tell=talk.tell)
+                    *_, measured = bench.measure(model, log=log, tell=talk.tell, empty=True)
                     add(compared(one, measured, baseline))
                     talk.say(f"{measured.seconds_per_token * 1e6:.1f} µs per token")
                 except CandidateError as error:

@@ -113,9 +113,10 @@ def test_a_judge_that_fails_at_a_candidate_fails_the_candidate_after_its_answers
     reached = []
     with pytest.raises(CandidateError, match=r"4 of 4 are not: .*new day; then run again") as caught:
         for measurement in measuring:
-            reached.append(measurement.rung)
+            reached.append(measurement)
     assert (caught.value.stage, caught.value.kind) == ("judge", "judge")
-    assert reached == ["speed", "block"]
+    assert [one.rung for one in reached] == ["speed", "block", "block"]
+    assert len(reached[-1].questions["komt_bench"]) == 4 and "komt_bench" not in reached[-1].accuracy
 
 
 def test_the_command_scores_with_a_judge_and_says_what_a_garbled_one_leaves_out(

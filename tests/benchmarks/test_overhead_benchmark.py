@@ -26,10 +26,10 @@ def test_the_ratio_is_of_tokens_per_second_over_all_benchmarks() -> None:
 
 
 @pytest.mark.engine
-def test_all_sides_answer_the_same_prompts_with_as_many_tokens() -> None:
+def test_all_sides_answer_the_same_prompts_with_as_many_tokens_and_ours_costs_little_more() -> None:
     command = [sys.executable, str(bench_overhead.__file__), "--quick"]
     run = subprocess.run(
-        [*command, "--questions", "6", "--max-tokens", "6", "--rounds", "1"],
+        [*command, "--questions", "24", "--max-tokens", "24", "--rounds", "3"],
         capture_output=True,
         text=True,
         timeout=600,
@@ -37,8 +37,12 @@ def test_all_sides_answer_the_same_prompts_with_as_many_tokens() -> None:
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
-    assert found["ratio"] > 0 and found["ratio_apart"] > 0
-    assert found["questions"] == {"kmmlu_redux": 6}
+    # So little work on a machine with other work says no more than this.
+    assert 0.5 < found["ratio"] < 2
+    # What a Score counts is within what the parent sees.
+    assert found["ratio"] <= found["ratio_clock"] + 1e-4
+    assert len(found["rounds"]) == 3 and sorted(found["rounds"])[1] == found["ratio"]
+    assert found["questions"] == {"kmmlu_redux": 24}
     assert len(set(found["tokens"].values())) == 1
-    assert 6 < found["tokens"]["ours"] <= 36
+    assert 24 < found["tokens"]["ours"] <= 24 * 24
     assert "torch" in found["versions"] and found["machine"]["device"]

@@ -45,6 +45,17 @@ def test_a_set_that_calibration_reads_whole_or_that_is_missing_has_nothing(tmp_p
     assert held_out(str(tmp_path), 5) == []
 
 
+def test_a_hub_that_does_not_give_the_set_leaves_nothing_held_out_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_dataset(*_: object, **__: object) -> Any:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert held_out(HUB, 5) == []
+    assert "no held-out text: the data set LGAI-EXAONE/MANTA-1M could not be" in capsys.readouterr().out
+
+
 def test_the_end_of_a_set_on_the_hub_is_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

@@ -139,6 +139,7 @@ def test_leaving_rows_out_needs_two_that_fit(tmp_path: Path) -> None:
     [
         ("kmmlu_pro.jsonl", json.dumps(CHOICE) + "\n{broken\n", "readable .jsonl; .*line 2 is no JSON"),
         ("kmmlu_pro.jsonl", json.dumps(CHOICE) + "\n[1]\n", "line 2 is no JSON object"),
+        ("kmmlu_pro.jsonl", f"{json.dumps(CHOICE)}\n\n \n{json.dumps(CHOICE)}\n", "line 2 is blank"),
         ("kmmlu_pro.jsonl", "", "lacks question, options, solution"),
         ("kmmlu_pro.jsonl", b"\xff\xfe\n", "readable .jsonl; .*codec"),
         ("kmmlu_pro.parquet", "no parquet", "readable .parquet"),
@@ -151,6 +152,41 @@ def test_a_file_that_cannot_be_read_is_one_line(
     with pytest.raises(ConfigError, match=told) as caught:
         load_questions("kmmlu_pro", str(tmp_path), skip_bad_rows=True)
     assert "\n" not in str(caught.value)
+
+
+def test_blank_lines_may_end_a_file(tmp_path: Path) -> None:
+    (tmp_path / "manta.jsonl").write_text('{"messages": []}\n\n \n', encoding="utf-8")
+    assert load_rows("manta", str(tmp_path)) == [{"messages": []}]
+
+
+def test_rows_have_a_key_of_what_they_hold_in_the_columns_of_their_set(tmp_path: Path) -> None:
+    def key(*rows: Mapping[str, Any]) -> str:
+        return load_questions("kmmlu_pro", write(tmp_path, "kmmlu_pro", rows)).key
+
+    before = key(CHOICE, CHOICE)
+    assert key(CHOICE, CHOICE | {"license_name": "다른 것"}) == before
+    assert key(CHOICE, CHOICE | {"solution": "3"}) != before
+    assert load_questions("kmmlu_pro", str(tmp_path)).revision is None
+
+
+def test_a_set_of_the_hub_is_told_with_the_commit_that_it_is_kept_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    write(tmp_path, "kmmlu_pro", [CHOICE, CHOICE])
+    file = str(tmp_path / "kmmlu_pro.jsonl")
+    made = datasets.load_dataset("json", data_files=file, cache_dir=str(tmp_path))
+    (arrow,) = tmp_path.rglob("*.arrow")
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: made["train"])
+    assert load_questions("kmmlu_pro").revision is None  # kept under something else
+    (tmp_path / commit).mkdir()
+    moved = datasets.Dataset.from_file(str(arrow.rename(tmp_path / commit / arrow.name)))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: moved)
+    found = load_questions("kmmlu_pro")
+    assert found.revision == commit
+    assert found.key == load_questions("kmmlu_pro", str(tmp_path)).key
 
 
 def test_no_more_rows_are_read_than_are_asked_for(tmp_path: Path) -> None:

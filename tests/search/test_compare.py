@@ -107,7 +107,8 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts what a measurement comes to, or raises, in the place of engines: folder's name -> outcome."""
     outcomes: dict[str, Any] = {}
 
-    def measure(self: Bench, model: Path, **_: Any) -> Iterator[Measurement]:
+    def measure(self: Bench, model: Path, *, empty: bool, **_: Any) -> Iterator[Measurement]:
+        assert empty and self.workload.judge is None
         outcome = outcomes[model.name]
         if isinstance(outcome, BaseException):
             raise outcome
@@ -130,6 +131,22 @@ def test_a_model_that_fails_does_not_stop_the_others(
     assert [row["failed"] for row in rows] == [None, "load", "oom", None]
     assert "tokenizer.json" in rows[1]["reason"]
     assert rows[3]["exact_match"] == 1.0
+
+
+def test_a_model_of_mostly_empty_answers_has_its_rate_and_no_judge_of_the_workload_is_asked(
+    models: list[str],
+    measuring: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("JUDGE_API_KEY", "any")
+    judge = "judge: {base_url: 'http://127.0.0.1:1/v1', model: fair}\n"
+    (tmp_path / "judged.yaml").write_text(SMALL + judge)
+    measuring["two"] = measured("two", ("", " ", "넷"), seconds=2.0)
+    assert compare.main([*models[:2], "--workload", str(tmp_path / "judged.yaml"), "--json"]) == 0
+    _, row = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (row["failed"], row["non_empty"]) == (None, pytest.approx(1 / 3))
 
 
 def test_an_interrupt_prints_and_writes_what_is_there(

@@ -34,7 +34,8 @@ class Start:
 @dataclass(frozen=True)
 class Started:
     """counts: benchmark -> questions. engine: arguments as resolved, versions, ``skipped_rows`` (benchmark ->
-    rows that were left out, counted from 1), ``prompts`` (``Prompts.key``). seconds: phase -> s.
+    rows that were left out, counted from 1), ``prompts`` (``Prompts.key``), ``data`` (benchmark ->
+    ``rows``, a hash of what they hold, and ``revision`` on the hub, where known). seconds: phase -> s.
     """
 
     counts: Mapping[str, int]
@@ -120,6 +121,7 @@ class Engine:
     def _start(self, tell: Callable[[Event], None]) -> Started:
         seconds = {}
         skipped: dict[str, list[int]] = {}
+        data: dict[str, dict[str, str | None]] = {}
         samples: dict[str, Row] = {}
         began = time.perf_counter()
         tell({"stage": "data"})
@@ -130,6 +132,7 @@ class Engine:
             if found.left_out:
                 skipped[name] = [one.row for one in found.left_out]
             samples[name] = found.rows[0][1]
+            data[name] = {"rows": found.key, "revision": found.revision}
         if self._workload.perplexity:
             self._held_out = held_out(self._workload.data, self._workload.perplexity)
         secret.forget(secret.HUB)  # the data is there: nothing that vLLM starts needs it
@@ -147,7 +150,7 @@ class Engine:
         gc.collect()
         gc.freeze()
         seconds["warm"] = time.perf_counter() - began
-        engine |= {"skipped_rows": skipped, "prompts": self._prompts.key(samples)}
+        engine |= {"skipped_rows": skipped, "prompts": self._prompts.key(samples), "data": data}
         return Started(counts, engine, seconds)
 
     def _generate(self, request: Generate) -> tuple[list[Question], Timing]:

@@ -7,6 +7,8 @@ The judge is asked between timed passes, never during one: it may be an engine o
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from squeeze.bench.judge import Judge, JudgeError, conversation
 from squeeze.bench.served import Served, Tell
 from squeeze.errors import CandidateError
@@ -36,18 +38,28 @@ def rated_baseline(
 
 
 def rated_candidate(
-    judge: Judge | None, baseline: Measurement, served: Served, measured: Measurement, tell: Tell
-) -> Measurement:
-    """A candidate's measurement, its conversations rated once all are answered, where the baseline's are.
+    judge: Judge | None,
+    baseline: Measurement,
+    served: Served,
+    rungs: Iterable[Measurement],
+    tell: Tell,
+) -> Iterator[Measurement]:
+    """A candidate's rungs, its conversations rated once all are answered, where the baseline's are.
 
-    What was rated before is in the judge's cache. Raises CandidateError (kind judge) unless all can be rated.
+    What was rated before is in the judge's cache. When not all can be rated, the measurement comes without
+    ratings, so that its answers and times are kept; then CandidateError (kind judge) is raised.
     """
-    if judge is None or JUDGED not in baseline.accuracy or measured.rung not in ("rest", "repeats"):
-        return measured
-    try:
-        return _rated(judge, served, measured, tell)
-    except JudgeError as error:
-        raise CandidateError(str(error), stage="judge", kind="judge") from error
+    for measured in rungs:
+        if judge is None or JUDGED not in baseline.accuracy or measured.rung not in ("rest", "repeats"):
+            yield measured
+            continue
+        try:
+            rated = _rated(judge, served, measured, tell)
+        except JudgeError as error:
+            # Not as the rung "rest", at which a bound takes what is not rated yet to be left out.
+            yield measured.model_copy(update={"rung": "block", "complete": False})
+            raise CandidateError(str(error), stage="judge", kind="judge") from error
+        yield rated
 
 
 def _rated(judge: Judge, served: Served, measured: Measurement, tell: Tell) -> Measurement:

@@ -16,12 +16,12 @@ from squeeze.bench.divergence import divergence
 from squeeze.bench.judge import RATINGS, Judge
 from squeeze.bench.judged import JUDGED, NO_JUDGE, rated_baseline, rated_candidate
 from squeeze.bench.reference import Beside, Bracketed, Reference, halved
+from squeeze.bench.refused import refuse_empty, refuse_other_questions
 from squeeze.bench.resolved import versions
 from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.config import digest
 from squeeze.deadlines import Deadlines
-from squeeze.errors import CandidateError
 from squeeze.folder import size_bytes
 from squeeze.records import Measurement, Pass, Perplexity, Question, Rung, Sampled, Timing
 from squeeze.target import Target
@@ -86,15 +86,22 @@ class Bench:
         return self.baseline
 
     def measure(
-        self, model: Path, *, log: Path, tell: Tell = silent, known: Measurement | None = None
+        self,
+        model: Path,
+        *,
+        log: Path,
+        tell: Tell = silent,
+        known: Measurement | None = None,
+        empty: bool = False,
     ) -> Generator[Measurement, None, None]:
         """Yield a growing Measurement after each rung of ``squeeze.records.Rung``; ``repeats`` is the last.
 
         Between the candidate's passes the baseline's are timed over the same questions. Closing the iterator
         early ends the candidate's engine. ``baseline`` must be known. known: an earlier
         measurement of the same shape and scheme, whose probe is taken instead of another; one of the same
-        model has its divergence too. Raises CandidateError for whatever goes wrong with the candidate, and
-        for answers that the judge does not rate.
+        model has its divergence too. empty: whether a model is measured even if most of its answers have no
+        text. Raises CandidateError for whatever goes wrong with the candidate, and for answers that the judge
+        does not rate; SetupError when the data has changed since the baseline was measured.
         """
         assert self.baseline is not None
         lengths = _answer_lengths(self.baseline, self.workload)
@@ -107,7 +114,7 @@ class Bench:
                 self._await_room()
             with Served(model, self._served_as, log, deadlines=self._deadlines) as served:
                 served.wait(tell)
-                _refuse_other_prompts(served, self.baseline)
+                refuse_other_questions(served, self.baseline)
                 told: dict[str, Any] = {}
                 said = self.baseline.sampled
                 if known is not None:
@@ -115,8 +122,8 @@ class Bench:
                     told = {"probe": known.probe, "probe_reference": known.probe_reference}
                     if known.divergence is not None:
                         told["divergence"], said = known.divergence, ()
-                for measurement in _rungs(served, model, self.workload, self._reference, lengths, tell, said):
-                    measurement = rated_candidate(self._judge, self.baseline, served, measurement, tell)
+                rungs = _rungs(served, model, self.workload, self._reference, lengths, tell, said, empty)
+                for measurement in rated_candidate(self._judge, self.baseline, served, rungs, tell):
                     yield measurement.model_copy(update=told)
         finally:
             self._reference.end()
@@ -168,6 +175,7 @@ def _rungs(
     lengths: Mapping[str, int],
     tell: Tell,
     said: Sequence[Sampled] = (),
+    empty: bool = False,
 ) -> Iterator[Measurement]:
     """The rungs of one model in its engine; see ``Bench.measure``. said: by the baseline."""
     began = time.perf_counter()
@@ -189,7 +197,8 @@ def _rungs(
                 questions, mine = served.answer(part, tell)
                 found = into.setdefault(part.benchmark, {})
                 found.update((question.index, question) for question in questions)
-                _refuse_empty(part.benchmark, found)
+                if not empty:
+                    refuse_empty(part.benchmark, found)
             else:
                 mine = served.time(part, tell)
             if reference is not None and not first:
@@ -279,26 +288,3 @@ def _add(timings: dict[str, Timing], part: Slice, timing: Timing) -> None:
     timings[part.benchmark] = Timing(
         seconds=before.seconds + timing.seconds, tokens=before.tokens + timing.tokens
     )
-
-
-def _refuse_other_prompts(served: Served, baseline: Measurement) -> None:
-    """Raise CandidateError when a model's tokenizer or context makes other prompts than the baseline's."""
-    expected = baseline.engine.get("prompts")  # a measurement of before has none
-    if expected is not None and served.engine["prompts"] != expected:
-        raise CandidateError(
-            "a candidate must be asked the baseline's prompts; its tokenizer, chat template or context "
-            "length differs; give it the baseline's",
-            stage="engine",
-            kind="load",
-        )
-
-
-def _refuse_empty(benchmark: str, answers: dict[int, Question]) -> None:
-    """Raise CandidateError when more than half of a benchmark's answers so far have no text."""
-    empty = sum(question.empty for question in answers.values())
-    if 2 * empty > len(answers):
-        raise CandidateError(
-            f"at most half of the answers may be empty; {empty} of {len(answers)} are in {benchmark}",
-            stage="questions",
-            kind="empty_output",
-        )

@@ -10,7 +10,7 @@ from typing import Any
 from squeeze.config import Calibration
 from squeeze.data.chat import conversation, source_rows
 from squeeze.data.sets import HUB, load_rows
-from squeeze.errors import ConfigError
+from squeeze.errors import ConfigError, SetupError
 
 
 def held_out(data: str, rows: int) -> list[list[dict[str, str]]]:
@@ -18,12 +18,14 @@ def held_out(data: str, rows: int) -> list[list[dict[str, str]]]:
 
     The set is ``manta`` on the hub; in a folder ``chats``, a longer version of it, or else ``manta``. A
     calibration reads a set from its start, 4,000 rows or twice its samples where that is more: what is among
-    the first 4,000 is left out, so that of a set that is no longer, or missing, nothing is held out.
+    the first 4,000 is left out, so that of a set that is no longer, or that cannot be loaded, nothing is
+    held out; the reason is printed. The hub's whole set is fetched once and kept.
     """
     try:
         last = load_rows("manta", data, -rows) if data == HUB else _file(Path(data))[-rows:]
         read = {_text(row) for row in source_rows(Calibration(), data)}
-    except ConfigError:
+    except (ConfigError, SetupError) as error:  # without it there is all but perplexity
+        print(f"no held-out text: {error}", flush=True)
         return []
     return [messages for row in last if _text(row) not in read and (messages := conversation(row))]
 

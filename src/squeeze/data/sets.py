@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from squeeze.config import digest
 from squeeze.data import rows as must
 from squeeze.data.rows import Check, Misfit, misfits
 from squeeze.data.rows import Row as Row
@@ -66,10 +68,15 @@ SETS: Mapping[str, DataSet] = {
 
 @dataclass(frozen=True)
 class Questions:
-    """The rows of a benchmark that fit, each with its place in the set (from 0), and those left out."""
+    """The rows of a benchmark that fit, each with its place in the set (from 0), and those left out.
+
+    key: a hash of what these rows hold in the columns of the set. revision: the hub's commit, where known.
+    """
 
     rows: Sequence[tuple[int, Row]]
-    left_out: Sequence[Misfit] = ()
+    left_out: Sequence[Misfit]
+    key: str
+    revision: str | None
 
 
 def load_questions(name: str, source: str = HUB, *, skip_bad_rows: bool = False) -> Questions:
@@ -78,8 +85,9 @@ def load_questions(name: str, source: str = HUB, *, skip_bad_rows: bool = False)
     skip_bad_rows: leave those out that do not fit. Raises what ``load_rows`` does, and ConfigError, with the
     first rows that do not fit and their number, unless they are to be left out or fewer than 2 would remain.
     """
-    found = load_rows(name, source)
-    bad = misfits(SETS[name].columns, found)
+    found, revision = _loaded(name, source)
+    columns = SETS[name].columns
+    bad = misfits(columns, found)
     told = f"{len(bad)} of {len(found)} do not: " + "; ".join(map(str, bad[:TOLD]))
     told += f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
     if bad and not skip_bad_rows:
@@ -94,7 +102,9 @@ def load_questions(name: str, source: str = HUB, *, skip_bad_rows: bool = False)
             + "; mend the data"
         )
     left_out = {one.row - 1 for one in bad}
-    return Questions([(index, row) for index, row in enumerate(found) if index not in left_out], bad)
+    fitting = [(index, row) for index, row in enumerate(found) if index not in left_out]
+    key = digest([[row.get(column) for column in columns] for _, row in fitting])
+    return Questions(fitting, bad, key, revision)
 
 
 def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequence[Row]:
@@ -107,10 +117,19 @@ def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequenc
     Raises ConfigError for an unknown set, a missing or unreadable file or a missing column, SetupError when
     the hub does not give the set.
     """
+    return _loaded(name, source, limit)[0]
+
+
+def _loaded(name: str, source: str, limit: int | None = None) -> tuple[Sequence[Row], str | None]:
+    """The rows, and their revision on the hub where it is known."""
     spec = SETS.get(name)
     if spec is None:
         raise ConfigError(f"a data set must be one of {', '.join(SETS)}; got {name!r}")
-    found = _from_hub(spec, limit) if source == HUB else read_rows(local_file(name, Path(source)), limit)
+    found: Sequence[Row]
+    if source == HUB:
+        found, revision = _from_hub(spec, limit)
+    else:
+        found, revision = read_rows(local_file(name, Path(source)), limit), None
     given = {column for row in found for column in row}
     missing = [column for column in spec.columns if column not in given]
     if missing:
@@ -118,7 +137,7 @@ def load_rows(name: str, source: str = HUB, limit: int | None = None) -> Sequenc
             f"{name} must have the columns {', '.join(spec.columns)}; {source} lacks {', '.join(missing)}; "
             f"mend the data"
         )
-    return found
+    return found, revision
 
 
 def local_file(name: str, folder: Path) -> Path:
@@ -157,10 +176,14 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
+    blank = 0
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            if not line.strip():  # allowed at the end alone: the number of a row is that of its line
+                blank = blank or number
                 continue
+            if blank:
+                raise ValueError(f"line {blank} is blank")
             try:
                 row = json.loads(line)
             except ValueError as error:
@@ -170,7 +193,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             yield row
 
 
-def _from_hub(spec: DataSet, limit: int | None) -> Sequence[Row]:
+def _from_hub(spec: DataSet, limit: int | None) -> tuple[list[Row], str | None]:
     import datasets  # heavy: only a child process loads rows
 
     datasets.disable_progress_bars()
@@ -186,4 +209,6 @@ def _from_hub(spec: DataSet, limit: int | None) -> Sequence[Row]:
             f"the data set {spec.hub_id} could not be loaded ({type(error).__name__}: {told[:160]}); "
             f"{remedy}, or give a folder of local files"
         ) from error
-    return list(table)
+    # The library keeps a set under the hash of the hub's commit, and tells it nowhere else.
+    kept = [Path(file["filename"]).parent.name for file in table.cache_files]
+    return list(table), next((name for name in kept if re.fullmatch("[0-9a-f]{40}", name)), None)
