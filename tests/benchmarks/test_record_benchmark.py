@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.study import default_storage
+from search.storage import default_storage
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
