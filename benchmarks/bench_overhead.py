@@ -33,10 +33,11 @@ from overhead_sides import Both, Describe, Plain, Work
 
 from squeeze.bench.engine import Generate, Start, Started
 from squeeze.bench.workload import Workload, choose
-from squeeze.child import PRELOADED, Child, preload
+from squeeze.child import Child
 from squeeze.demo import MODEL_DIR
 from squeeze.errors import SqueezeError
 from squeeze.records import Timing
+from squeeze.server import PRELOADED, preload
 
 BENCHMARKS = ("kmmlu_redux", "kmmlu_pro", "ko_longrag")
 """Those of one turn: raw generation knows no second turn that depends on the first."""

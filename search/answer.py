@@ -50,7 +50,7 @@ def answers(
     than the weights ask for; transformers stays on the CPU. Raises as ``one_answer``; a CandidateError of
     kind ``diverged`` when the model's probabilities are no numbers.
     """
-    from squeeze.child import PRELOADED, preload
+    from squeeze.server import PRELOADED, preload
 
     preload([name for name in PRELOADED if name != "llmcompressor"])
     descriptor, name = tempfile.mkstemp(prefix="squeeze-", suffix=".log")

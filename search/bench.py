@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.records import MODELS
     from squeeze.bench.measure import Bench
     from squeeze.bench.workload import choose
-    from squeeze.child import PRELOADED, preload
     from squeeze.decoder import Decoder
     from squeeze.hub import fetch
+    from squeeze.server import PRELOADED, preload
     from squeeze.target import Target
 
     objective = objectives.load(arguments.objective)

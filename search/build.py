@@ -36,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Late, so that --help answers at once.
     from search.records import CACHE, MODELS
     from squeeze.cache import Cache
-    from squeeze.child import preload
     from squeeze.config import load_config
     from squeeze.data.sets import HUB
     from squeeze.decoder import Decoder
@@ -44,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from squeeze.errors import CandidateError, ConfigError, SetupError
     from squeeze.hub import fetch
     from squeeze.pipeline import build_in_child
+    from squeeze.server import preload
     from squeeze.target import Target
 
     out: Path = arguments.out

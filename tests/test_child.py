@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from squeeze import child
+from squeeze import server
 from squeeze.child import Child
 from squeeze.errors import CandidateError, ConfigError
 
@@ -92,10 +92,10 @@ def broken() -> Any:
 @pytest.fixture(scope="module", autouse=True)
 def light_server() -> Iterator[None]:
     """A server that imports nothing heavy, and one name that does not exist."""
-    child._stop()
-    child.preload(["json", "no_such_module_anywhere"])
+    server.stop()
+    server.preload(["json", "no_such_module_anywhere"])
     yield
-    child._stop()
+    server.stop()
 
 
 def start(tmp_path: Path) -> Child:
@@ -246,14 +246,15 @@ PARENT = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from squeeze import child
+from squeeze import server
+from squeeze.child import Child
 import test_child
-child.preload([])
-one = child.Child(test_child.handler, stage="test", log=Path({log!r}))
-two = child.Child(test_child.handler, stage="test", log=Path({log!r}))
+server.preload([])
+one = Child(test_child.handler, stage="test", log=Path({log!r}))
+two = Child(test_child.handler, stage="test", log=Path({log!r}))
 pids = [one.call("pid", deadline_s=20)[0], two.call("pid", deadline_s=20)[0]]
 pids += one.call("grandchildren", deadline_s=20)
-pids += [child._server[0].pid]
+pids += [server._server[0].pid]
 print(*pids, flush=True)
 one.call("hang", deadline_s=600)
 """
@@ -284,7 +285,7 @@ def test_a_child_has_only_those_secrets_of_the_environment_that_it_was_given(
     for name in names:
         monkeypatch.setenv(name, f"value-of-{name}")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    child._stop()  # a server has the environment of its start
+    server.stop()  # a server has the environment of its start
     with start(tmp_path) as one:
         found, shown = one.call("environment", deadline_s=20)
     assert not set(names) & set(found)
@@ -300,11 +301,11 @@ def test_a_child_has_only_those_secrets_of_the_environment_that_it_was_given(
 def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
     with start(tmp_path) as one:
         one.call("pid", deadline_s=20)
-        assert child._server is not None
-        before = child._server[0]
+        assert server._server is not None
+        before = server._server[0]
         before.kill()
         before.wait()
         assert one.call("still here", deadline_s=20) == "still here"  # a running child does not need it
         with start(tmp_path) as two:
             assert two.call("pid", deadline_s=20)[0] == two.pid
-        assert child._server[0] is not before
+        assert server._server[0] is not before

@@ -34,7 +34,7 @@ from typing import Any
 
 from parts import LONG, SHORT, Book, Watch, about, make_models, make_questions, middle, mixed, say
 
-from squeeze import child
+from squeeze import server
 from squeeze.bench.measure import Bench
 from squeeze.bench.served import Served, Slice
 from squeeze.bench.stats import between, time_ratio
@@ -96,7 +96,7 @@ def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: ar
     if options.in_turn <= 0:
         return
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = KINDS["inside"]
-    child._stop()
+    server.stop()
     copy = options.work / "copy"
     if not copy.exists():
         shutil.copytree(base, copy, copy_function=os.link)
@@ -137,7 +137,7 @@ def one(
 ) -> dict[str, Any]:
     """A fresh process: its start, and the time of each slice in each pass."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = KINDS[kind]
-    child._stop()  # the fork server hands on the environment that it was started with
+    server.stop()  # the fork server hands on the environment that it was started with
     began = time.perf_counter()
     with Watch() as watch, Served(base, workload, options.work / "logs" / f"{kind}.log") as served:
         served.wait()

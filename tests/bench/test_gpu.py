@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from squeeze.bench.gpu import PATIENCE_S, POLL_S, Reading, User, await_room, read_nvml
-from squeeze.child import ENVIRONMENT
 from squeeze.errors import SetupError
+from squeeze.server import ENVIRONMENT
 
 GIB = 2**30
 FREE = Reading("NVIDIA L4", 22 * GIB, 23 * GIB, ())

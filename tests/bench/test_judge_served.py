@@ -17,8 +17,8 @@ from urllib.request import urlopen
 import pytest
 
 from search import bench
-from squeeze.child import ENVIRONMENT
 from squeeze.demo import DATA_DIR, MODEL_DIR
+from squeeze.server import ENVIRONMENT
 
 pytestmark = pytest.mark.engine
 

@@ -116,7 +116,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(Bench, "measure_baseline", lambda self, **_: BASE)
     monkeypatch.setattr(Bench, "measure", measure)
-    monkeypatch.setattr("squeeze.child.preload", lambda *_: None)
+    monkeypatch.setattr("squeeze.server.preload", lambda *_: None)
     return outcomes
 
 

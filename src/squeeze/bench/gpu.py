@@ -89,7 +89,7 @@ def _gib(size: int) -> str:
 def read_nvml() -> Reading | None:
     """The GPU that CUDA shows first; None where NVML is missing, or does not tell (a slice of a GPU).
 
-    NVML counts GPUs by their place on the bus. Children do too (``squeeze.child.ENVIRONMENT``), unless
+    NVML counts GPUs by their place on the bus. Children do too (``squeeze.server.ENVIRONMENT``), unless
     CUDA_DEVICE_ORDER says otherwise: of several GPUs it is not known then which is the first.
     """
     try:
