@@ -25,7 +25,7 @@ from search.records import TrialRecord
 from search.settle import Past, catch_up
 from search.storage import told_in_a_line
 from search.study import alone, finished, open_study, this_worker
-from squeeze import child
+from squeeze import server
 from squeeze.child import Child
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
@@ -87,7 +87,7 @@ def main() -> int:
     storage, trials, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     workers.BEAT_S, workers.GRACE_S = 1, 5
     run.POLL_S = 0.2
-    child.preload([])
+    server.preload([])
     told = mock.patch(
         "search.trial.run_trial", lambda trial, plan, bench, progress: trial_of(seconds, trial, progress)
     )
