@@ -165,9 +165,10 @@ def test_heartbeats_beside_the_search_lock_nothing(workplace: Path, monkeypatch:
     monkeypatch.setattr(workers, "record_heartbeat", watched)
     with pytest.warns(UserWarning, match="Heartbeat"):
         trial = study.ask()
+    before = threading.active_count()  # other libraries of this process keep threads of their own
     with workers.beating(study, trial):
         ends = time.monotonic() + 1
         while time.monotonic() < ends:
             trial.set_user_attr("now", time.monotonic())
     assert failed == []
-    assert threading.active_count() < 10
+    assert threading.active_count() < before + 10
