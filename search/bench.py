@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for benchmark, why in baseline.unscored.items():
             talk.say(left_out_told(benchmark, why))
         if arguments.baseline:
+            objective.score(baseline, baseline)  # what can be compared with nothing is refused here
             talk.about(model.name)
             for measured in bench.measure(model, log=log, tell=talk.tell):
                 talk.say(f"{measured.rung}: {measured.seconds_per_token * 1e6:.1f} µs per token")

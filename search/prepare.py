@@ -95,6 +95,7 @@ class Search:
                 progress.begin("baseline again" if final else "baseline")
                 baseline = bench.measure_baseline(tell=progress.tell, once=final)
                 _check_quality(kept, _left_out(baseline))
+                self.objective.score(baseline, baseline)  # what can be compared with nothing is refused here
                 save_baseline(self.name, key, baseline)
                 about = "baseline, for the finalists" if final else "baseline"
                 progress.say(

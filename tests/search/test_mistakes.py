@@ -13,7 +13,10 @@ import pytest
 
 from search import bench, export, run, show
 from search.cli import run_command
+from search.records import load_trials
+from squeeze.bench.measure import Bench
 from squeeze.demo import MODEL_DIR
+from squeeze.records import Measurement, Pass, Question, Timing
 
 
 def told(capsys: pytest.CaptureFixture[str], command: object, argv: list[str]) -> tuple[int, str]:
@@ -182,3 +185,25 @@ def test_a_study_that_was_never_run_is_refused(
     code, text = told(capsys, command, ["--study", "never"])
     assert code == 2
     check_one_line(text, "never")
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_a_baseline_that_gets_nothing_right_is_refused_before_a_candidate_is_measured(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    wrong = tuple(Question(index=index, answers=("?",), tokens=5, score=0.0) for index in range(4))
+    timed = Pass(started=0.0, timings={"kmmlu_pro": Timing(seconds=1.0, tokens=20)})
+    nothing = Measurement(
+        model="m", workload="w", engine={}, complete=True, questions={"kmmlu_pro": wrong}, passes=(timed,) * 3
+    )
+    asked: list[Path] = []
+    monkeypatch.setattr(Bench, "measure_baseline", lambda self, **_: nothing)
+    monkeypatch.setattr(Bench, "measure", lambda self, model, **_: asked.append(model))
+    monkeypatch.setattr("squeeze.child.preload", lambda *_: None)
+    argv = {"run": ["--trials", "1"], "bench": [str(MODEL_DIR), "--baseline", str(MODEL_DIR)]}
+    code, text = told(capsys, {"run": run, "bench": bench}[command], argv[command])
+    assert code == 2
+    assert "a baseline must score above 0" in text
+    assert not asked
+    assert load_trials("demo") == []
+    assert not list((workplace / "studies").rglob("baselines/*"))
