@@ -30,7 +30,7 @@ from search.speeds import Speeds
 from search.storage import default_storage
 from search.study import open_study
 from search.trial import Plan
-from squeeze.bench.judged import NO_JUDGE
+from squeeze.bench.judged import JUDGED, NO_JUDGE
 from squeeze.bench.measure import Bench
 from squeeze.bench.workload import Workload, choose
 from squeeze.cache import Cache
@@ -94,7 +94,7 @@ class Search:
             if baseline is None:
                 progress.begin("baseline again" if final else "baseline")
                 baseline = bench.measure_baseline(tell=progress.tell, once=final)
-                _check_quality(kept, _left_out(baseline))
+                self._check_quality(_left_out(baseline))
                 self.objective.score(baseline, baseline)  # what can be compared with nothing is refused here
                 save_baseline(self.name, key, baseline)
                 about = "baseline, for the finalists" if final else "baseline"
@@ -127,22 +127,27 @@ class Search:
                 bench,
             )
 
+    def _check_quality(self, left_out: Mapping[str, str]) -> None:
+        """Raise SetupError when a judge was asked for and has not rated the baseline, or other benchmarks
+        make up the quality than in the study so far."""
+        kept, why = self.left_out, "; ".join(left_out.values())
+        if kept is None and self.workload.judge is not None and JUDGED in left_out:
+            raise SetupError(
+                f"the judge that was asked for must rate the baseline's answers; {why}; mend that and run "
+                f"the same command again, or leave the judge out"
+            )
+        if kept is not None and set(kept) != set(left_out):
+            why = why or f"the study leaves out {', '.join(kept)}"
+            raise SetupError(
+                f"the Scores of a study must be made of the same benchmarks; with this baseline they would "
+                f"not be: {why}; mend that and run the same command again, or give another --study"
+            )
+
 
 def _left_out(baseline: Measurement) -> dict[str, str]:
     """Benchmark -> why it has no part in the quality of a study with that baseline."""
     unscored = [name for name in baseline.questions if name not in baseline.accuracy]
     return {name: baseline.unscored.get(name, NO_JUDGE) for name in unscored}
-
-
-def _check_quality(kept: Mapping[str, str] | None, left_out: Mapping[str, str]) -> None:
-    """Raise SetupError when other benchmarks make up the quality than in the study so far."""
-    if kept is None or set(kept) == set(left_out):
-        return
-    why = "; ".join(left_out.values()) or f"the study leaves out {', '.join(kept)}"
-    raise SetupError(
-        f"the Scores of a study must be made of the same benchmarks; with this baseline they would not be: "
-        f"{why}; mend that and run the same command again, or give another --study"
-    )
 
 
 def open_search(arguments: argparse.Namespace) -> Search:

@@ -45,7 +45,7 @@ ENVIRONMENT = {
     # Idle threads sleep soon: two engines may share the cores, one of them idle. Not at once: to wake one
     # takes a virtual machine up to 80 µs, and a small model's layer has a dozen occasions.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "100000",
+    "GOMP_SPINCOUNT": "1000000",
     "KMP_BLOCKTIME": "1",
 }
 """What children find in their environment where the caller's own says nothing."""

@@ -39,8 +39,14 @@ def test_a_search_stops_when_its_judge_goes_away_and_goes_on_when_it_is_back(
         ended = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
         return ended.returncode, ended.stderr
 
-    server.replies = [said(VERDICT)] * 4  # the baseline's
+    server.replies = [said(VERDICT)] * 2  # half of the baseline's
     server.answer = lambda asked: fault(403, f"{KEY} has no more credit")
+    code, told = run()
+    assert code == 3, told
+    assert "the judge that was asked for must rate the baseline's answers; every conversation" in told
+    assert load_trials("demo") == []
+
+    server.replies = [said(VERDICT)] * 2  # the others; those are in the cache
     code, told = run()
     assert code == 3, told
     last = told.splitlines()[-1]

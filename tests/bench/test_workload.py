@@ -102,7 +102,8 @@ def test_a_wrong_workload_file_is_refused_in_one_line(tmp_path: Path, text: str,
 
 @pytest.mark.parametrize("count", [2, 3, 8, 60, 2587])
 def test_block_and_rest_ask_every_question_once(count: int) -> None:
-    slices = Slices.of(demo(str(DATA_DIR)), {"kmmlu_redux": count}, {"kmmlu_redux": 8})
+    workload = demo(str(DATA_DIR)).model_copy(update={"first_block": 0.25})
+    slices = Slices.of(workload, {"kmmlu_redux": count}, {"kmmlu_redux": 8})
     (probe,), (block,), (rest,), (whole,) = slices.probe, slices.block, slices.rest, slices.whole
     assert (block.start, block.stop, rest.stop) == (0, rest.start, count)
     assert (whole.start, whole.stop) == (0, count)
@@ -207,3 +208,10 @@ def test_a_key_that_stands_in_the_file_by_mistake_is_not_repeated(
     assert "sk-secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_first_block_all_questions_are_asked_at_once() -> None:
+    workload = demo(str(DATA_DIR)).model_copy(update={"first_block": 0.0})
+    slices = Slices.of(workload, {"kmmlu_redux": 8, "kmmlu_pro": 2}, {})
+    assert slices.block == ()
+    assert slices.rest == slices.whole == slices.timed(0)

@@ -21,6 +21,7 @@ from squeeze.bench.workload import Workload
 from squeeze.child import Event
 from squeeze.data.held_out import held_out
 from squeeze.data.sets import Row, load_questions
+from squeeze.decoder import read_config
 from squeeze.errors import CandidateError, SetupError
 from squeeze.failures import classified
 from squeeze.records import Question, Sampled, Timing
@@ -235,10 +236,13 @@ def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:
     os.environ["VLLM_CACHE_ROOT"] = str(cache_folder())
     # Unset, torch sets it when it compiles a graph, and vLLM's own kernels are compiled again for each shape.
     os.environ.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(arguments.kv_cache_gib)
+    if arguments.kv_cache_memory_bytes:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # which comes first
+    else:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(arguments.kv_cache_gib)
     try:
         import torch
-        from vllm import LLM
+        from vllm import LLM, ModelRegistry
     except Exception as error:
         raise SetupError(
             f"vLLM must be importable; {type(error).__name__}: {' '.join(str(error).split())[:200]}; "
@@ -248,6 +252,11 @@ def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:
     given = arguments.model_dump(exclude={"kv_cache_gib", "enforce_eager"}, exclude_none=True)
     if eager:  # else vLLM's own functions are still compiled: 2 to 25 s for the first likelihoods
         torch.compiler.set_stance("force_eager")
+    # Where it has not cached what a model's class is like, vLLM asks a process that imports everything anew,
+    # for 20 s; this process has imported it and can look for itself.
+    for architecture in read_config(Path(model)).get("architectures") or ():
+        if (known := ModelRegistry.models.get(architecture)) is not None:
+            ModelRegistry.register_model(architecture, known.load_model_cls())
     try:
         return LLM(
             model=model,

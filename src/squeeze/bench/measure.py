@@ -254,8 +254,9 @@ def _rungs(
         weighed += served.weigh(said[first:], tell)
         yield measurement("divergence_more", probes, [])
     laps = [_Lap()]
-    ask(laps[0], slices.block, 0, answers)
-    yield measurement("block", probes, laps)
+    if slices.block:
+        ask(laps[0], slices.block, 0, answers)
+        yield measurement("block", probes, laps)
     ask(laps[0], slices.rest, 0, answers)
     if workload.repeats > 1:
         yield measurement("rest", probes, laps)

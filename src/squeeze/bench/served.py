@@ -49,8 +49,9 @@ class Slice:
 class Slices:
     """The questions of a workload cut into what is asked in one go.
 
-    The first timed pass asks ``block`` and then ``rest``, to end a hopeless candidate early; every later one
-    asks ``whole``, as the contest does. Passes of the same place are alike, whoever's they are.
+    The first timed pass asks ``block``, if there is one, and then ``rest``, to end a hopeless candidate
+    early; every later one asks ``whole``, as the contest does. Passes of the same place are alike, whoever's
+    they are.
     """
 
     probe: tuple[Slice, ...]
@@ -66,7 +67,7 @@ class Slices:
             probe=tuple(
                 Slice(name, 0, min(workload.probe, counts[name]), length) for name, length in lengths.items()
             ),
-            block=tuple(Slice(name, 0, block) for name, block in blocks.items()),
+            block=tuple(Slice(name, 0, block) for name, block in blocks.items() if block),
             rest=tuple(Slice(name, block, counts[name]) for name, block in blocks.items()),
             whole=tuple(Slice(name, 0, count) for name, count in counts.items()),
         )

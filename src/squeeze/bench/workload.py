@@ -27,7 +27,7 @@ class EngineArguments(Part):
 
     max_model_len: None = the model's own. max_num_seqs: None = vLLM's own. enforce_eager: None = eager on a
     CPU (compiling a small model there costs more than a search saves), graphs on a GPU. kv_cache_gib: of a
-    CPU engine. kv_cache_memory_bytes: of a GPU's; None = what gpu_memory_utilization leaves.
+    CPU engine. kv_cache_memory_bytes: in place of that; None on a GPU = what gpu_memory_utilization leaves.
     """
 
     tensor_parallel_size: int = Field(1, ge=1)
@@ -49,17 +49,16 @@ class Workload(Part):
     seed of which ones, and in what order. held_out: the share of a benchmark's questions that is kept for the
     finalists where otherwise all would be asked at first. after: benchmark -> questions of an earlier
     measurement with the same draw (None: all but those held out), which are asked only when no others are
-    left. max_tokens: cap of one answer; None = the
-    benchmark's own (quick) cap. first_block: the share of the questions that is asked, and may end a
-    candidate, before the rest. probe: questions of each benchmark in the speed probe, where an answer is as
-    long as the baseline's mean one. probe_tokens: the most tokens of an answer there. probes: passes of the
-    probe. divergence: tokens of the baseline's own words over which a candidate's divergence from it is
-    taken, at first and then in all; none: it is not. perplexity: rows of held-out text
-    (``squeeze.data.held_out``) over which a model's perplexity is taken; none: it is not. repeats: timed
-    passes over everything, of which the first asks the block apart and counts only where fewer than two
-    others are there. start_deadline_s, part_deadline_s: for an engine's start, and for the answers to
-    what is asked of one benchmark in one go. judge: who rates the answers to komt_bench; none: they have
-    no part in the quality.
+    left. max_tokens: cap of one answer; None = the benchmark's own (quick) cap. first_block: the share of the
+    questions that is asked, and may end a candidate, before the rest; 0: all are asked at once. probe:
+    questions of each benchmark in the speed probe, where an answer is as long as the baseline's mean one.
+    probe_tokens: the most tokens of an answer there. probes: passes of the probe. divergence: tokens of the
+    baseline's own words over which a candidate's divergence from it is taken, at first and then in all; none:
+    it is not. perplexity: rows of held-out text (``squeeze.data.held_out``) over which a model's perplexity
+    is taken; none: it is not. repeats: timed passes over everything, of which the first asks the block apart
+    and counts only where fewer than three others are there. start_deadline_s, part_deadline_s: for an
+    engine's start, and for the answers to what is asked of one benchmark in one go. judge: who rates the
+    answers to komt_bench; none: they have no part in the quality.
     """
 
     name: str
@@ -70,7 +69,7 @@ class Workload(Part):
     held_out: float = Field(0.0, ge=0, le=0.5)
     after: Mapping[str, int | None] = {}
     max_tokens: int | None = Field(None, ge=1)
-    first_block: float = Field(0.25, gt=0, lt=1)
+    first_block: float = Field(0.25, ge=0, lt=1)
     probe: int = Field(8, ge=1)
     probe_tokens: int = Field(32, ge=1)
     probes: int = Field(2, ge=1)
@@ -150,8 +149,8 @@ class Workload(Part):
         )
 
     def block(self, count: int) -> int:
-        """How many of ``count`` questions are in the first block; at least 1, never all."""
-        return max(1, min(count - 1, ceil(count * self.first_block)))
+        """How many of ``count`` questions are in the first block; at least 1 if there is one, never all."""
+        return 0 if self.first_block == 0 else max(1, min(count - 1, ceil(count * self.first_block)))
 
 
 def names() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ trained four times slower with two threads than with one. Batches side by side m
 gradients are added in order, the outcome does not depend on how many cores there are.
 """
 
-_TOKENS = 1024
+_TOKENS = 512
 _TOKENS_CUDA = 8192
 _CUDA_SHARE = 0.5
 _BYTES = 34
@@ -100,7 +100,7 @@ class Crew:
 def _tokens(learner: Learner) -> int:
     """Tokens that go through a large model at a time, by the memory that is free."""
     if learner.device != "cuda":
-        return 4 * _TOKENS
+        return 8 * _TOKENS
     free, _ = torch.cuda.mem_get_info()
     # The gradients and the optimizer's state are yet to come.
     count = sum(value.numel() for value in learner.trainable.values())
