@@ -29,8 +29,8 @@ TEXT = {
 BATCH = {"cpu": 1024, "cuda": 32_768}
 """Tokens of a step."""
 
-WARMUP = {"cpu": 4, "cuda": 20}
-"""Steps until the learning rate is reached; on a CPU an epoch has some 8."""
+WARMUP = {"cpu": 2, "cuda": 20}
+"""Steps until the learning rate is reached; on a CPU an epoch has some 6."""
 
 VALIDATE_EVERY = {"cpu": 4, "cuda": 50}
 """Steps between looks at the text kept apart."""
@@ -43,8 +43,8 @@ TEMPERATURE = 2.0
 
 RATES = {"cpu": (5e-5, 1.6e-4, 5e-4), "cuda": (5e-6, 1e-5, 2.2e-5, 4.7e-5, 1e-4)}
 """Learning rates of distillation; the usual one is the middle. A large model, of small weights, takes smaller
-ones. Few and the same for all, so that a scheme is laid over a distillation that is in the cache, and a longer
-one goes on from a shorter one."""
+ones. Few and the same for all, so that a scheme is laid over a distillation that is in the cache, and a
+longer one goes on from a shorter one."""
 
 RANKS = (0, 8, 32)
 """Ranks of LoRA; 0: none."""
