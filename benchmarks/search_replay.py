@@ -16,6 +16,7 @@ from search import run
 from search.progress import Progress
 from search.pruning import RUNGS
 from search.settle import Past
+from search.simulation import replay
 from search.speeds import Shape, Speeds
 from search.storage import default_storage
 from search.study import open_study, this_worker
@@ -177,6 +178,12 @@ class Replayed:
                 progress,
             )
         return time.perf_counter() - began - (self._recorded.seconds - before)
+
+
+def wrong_prunes(table: Table, seeds: int) -> tuple[int, int]:
+    """Prunes of so many searches of 40 trials on the table, and how many of those were wrong."""
+    found = [replay(table, "ours", 40, seed) for seed in range(seeds)]
+    return sum(one.pruned for one in found), sum(one.wrong for one in found)
 
 
 def overheads(table: Table, trials: int, sampler: str, tell: Callable[[str], None]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from search.cli import command_parser, positive, run_command
+from search.cli import CACHE_GIB, command_parser, positive, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CandidateError as error:
         raise CandidateError(f"{error}; log: {log}", stage=error.stage, kind=error.kind) from error
     Path(log).unlink(missing_ok=True)
+    if not arguments.no_cache:
+        Cache(MODELS / CACHE).shrink(CACHE_GIB << 30)
     print(artifact.model_dump_json())
     return 0
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
+CACHE_GIB = 20
+"""Disk for outputs of stages and states of trainings, unless a search is told another budget."""
+
 INTERRUPTED = 130
 """Exit code of a command that was interrupted and can be started again."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from search.records import MODELS, TrialRecord, best_first, model_folder
 from squeeze.errors import CandidateError, ConfigError
 from squeeze.folder import verify_manifest
-from squeeze.pipeline import stage_keys
+from squeeze.keys import stage_keys
 
 KEPT = 3
 """How many models of a study are kept."""

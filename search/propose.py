@@ -76,6 +76,9 @@ def next_trial(
             except UpdateFinishedTrialError:  # taken for that of who had queued it, and is dead
                 continue
         frozen = study.get_trials(deepcopy=False)[trial.number]
+        if CONFIG not in frozen.user_attrs and (users := _key_of(frozen, space, target)):
+            trial.set_user_attr(CONFIG, users)
+            frozen = study.get_trials(deepcopy=False)[trial.number]
         if "fixed_params" not in frozen.system_attrs:  # another worker was faster to take what was queued
             trial.set_user_attr(DOUBLE, -1)
         elif (double := doubled(study, frozen)) is not None:
@@ -101,6 +104,14 @@ def _next(
 
 def _key(params: Mapping[str, Any], space: Space, target: Target) -> str:
     return Draw(random.Random(0), params).config(space, target).key
+
+
+def _key_of(trial: FrozenTrial, space: Space, target: Target) -> str | None:
+    """The key of a queued trial's configuration; None where its parameters leave something open."""
+    given = trial.system_attrs.get("fixed_params", {})
+    draw = Draw(random.Random(0), given)
+    key = draw.config(space, target).key
+    return key if draw.params.items() <= given.items() else None
 
 
 def _propose(

@@ -203,6 +203,13 @@ def audits(records: list[TrialRecord]) -> tuple[int, int]:
     return len(judged), sum(judged)
 
 
+def audits_told(records: list[TrialRecord]) -> str:
+    """How many trials were pruned, how many prunes were audited instead, and how those came out."""
+    judged, wrong = audits(records)
+    pruned = sum(record.state == "pruned" for record in records)
+    return f"{pruned} trials pruned; prunes audited to the end: {judged}, of which wrong: {wrong}"
+
+
 def load_measurement(study: str, number: int) -> Measurement | None:
     """A trial's raw measurement; None when there is none that can be read."""
     return read_measurement(study_folder(study) / "measurements" / f"{number:04d}.json")

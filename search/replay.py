@@ -36,8 +36,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"a recorded table (default: {TABLE}, of the embedded model), or the one to write",
     )
     options.add_argument(
-        "--sampler", default="ours", help="one of search.simulation.SAMPLERS (default: ours)"
+        "--sampler",
+        default="ours",
+        help="ours, as search.run has it; seeds: its recipes and then random; random, tpe, gp, group: "
+        "Optuna's as they are, without recipes (default: ours)",
     )
+    options.add_argument("--pruner", default="ours", help="ours, Optuna's median, or none (default: ours)")
     options.add_argument("--trials", type=positive, default=40, help="of each search (default: 40)")
     options.add_argument(
         "--seeds", type=positive, default=24, help="searches, with the seeds 0, 1, … (default: 24)"
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
 
     # Late, so that --help answers at once.
-    from search.simulation import SAMPLERS, replay
+    from search.simulation import PRUNERS, SAMPLERS, replay
     from search.table import load_table
     from squeeze.errors import ConfigError
 
@@ -68,15 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.sampler not in SAMPLERS:
         raise ConfigError(f"--sampler must be one of {', '.join(SAMPLERS)}; got {arguments.sampler!r}")
+    if arguments.pruner not in PRUNERS:
+        raise ConfigError(f"--pruner must be one of {', '.join(PRUNERS)}; got {arguments.pruner!r}")
     table = load_table(arguments.table or TABLE)
     for seed in range(arguments.seeds):
-        found = replay(table, arguments.sampler, arguments.trials, seed)
+        found = replay(table, arguments.sampler, arguments.trials, seed, arguments.pruner)
         if arguments.json:
             print(found.model_dump_json())
         else:
             print(
                 f"seed {seed}: best {table.best - found.regret[-1]:.4f}, regret {found.regret[-1]:.4f}, "
-                f"{found.seconds[-1]:.0f} s recorded, {found.pruned} pruned"
+                f"{found.seconds[-1]:.0f} s recorded, {found.pruned} pruned, {found.wrong} of them wrongly"
             )
     return 0
 

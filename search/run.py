@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from search.cli import add_judge_options, command_parser, natural, positive, run_command, share
+from search.cli import CACHE_GIB, add_judge_options, command_parser, natural, positive, run_command, share
 from squeeze.errors import SetupError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("ours", "tpe", "gp", "random", "brute")
 """Our model of quality and speed apart; Optuna's tree-structured Parzen estimator; its Gaussian process;
-random; every configuration in turn. ``search.replay`` has the same words but ``brute``, and ``seeds`` and
-``group`` besides."""
+random; every configuration in turn. All but the last begin with the space's recipes and try nothing twice;
+``search.replay``, by the same words, has Optuna's as they are."""
 
 POLL_S = 5.0
 """How often a worker looks whether another one has ended, when there is nothing else to do."""
@@ -77,8 +77,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--cache-gib",
         type=natural,
-        default=20,
-        help="disk for outputs of stages and states of trainings, to be found again; 0: none (default: 20)",
+        default=CACHE_GIB,
+        help="disk for outputs of stages and states of trainings, to be found again; 0: none "
+        f"(default: {CACHE_GIB})",
     )
     options.add_argument(
         "--finalists",
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.finalists import confirm
     from search.prepare import open_search
     from search.progress import Progress
-    from search.records import audits, standing
+    from search.records import audits_told, standing
     from search.settle import Past, better_elsewhere, catch_up
     from search.show import best_told, left_out_lines, print_table, with_and_without_training
     from search.storage import told_in_a_line
@@ -125,9 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(told, file=sys.stderr)
     if line := with_and_without_training(past.records):
         print(line, file=sys.stderr)
-    judged, wrong = audits(past.records)
-    if judged:
-        print(f"prunes audited to the end: {judged}, of which wrong: {wrong}", file=sys.stderr)
+    print(audits_told(past.records), file=sys.stderr)
     if line := best_told(past.records):
         print(line, file=sys.stderr)
     if line := better_elsewhere(search.study, past.records):
@@ -199,8 +198,8 @@ def _loop(
             _given_up(progress, trial.number)
             continue
         if plan.cache is not None:
-            needed = needed_outputs(past.best, content_key(plan.base), plan.data)
-            plan.cache.shrink(arguments.cache_gib << 30, needed)
+            plan.cache.need(study.study_name, needed_outputs(past.best, content_key(plan.base), plan.data))
+            plan.cache.shrink(arguments.cache_gib << 30)
         progress.finish(record, finished(study))
         if deadly:  # long ago
             continue

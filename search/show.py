@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     arguments = parser().parse_args(argv)
-    from search.records import check_name, load_trials, standing, study_folder
+    from search.records import audits_told, check_name, load_trials, standing, study_folder
     from squeeze.errors import ConfigError
 
     name = check_name(arguments.study)
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(told, file=sys.stderr)
         if line := with_and_without_training(records):
             print(line, file=sys.stderr)
+        print(audits_told(records), file=sys.stderr)
     return 0
 
 
@@ -82,6 +83,8 @@ def as_json(record: TrialRecord, place: str | None) -> dict[str, Any]:
         "config": record.config.model_dump(mode="json"),
         "seconds": dict(record.seconds),
         "reason": record.reason,
+        "audit": record.audit,
+        "wrongly_pruned": record.wrongly_pruned,
         "tokens_per_answer": score.parts.get("tokens_per_answer") if score else None,
         "baseline_tokens_per_answer": score.parts.get("baseline_tokens_per_answer") if score else None,
         "confirmed": (

@@ -7,11 +7,13 @@ without recipes, and it may repeat itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -19,7 +21,7 @@ from optuna.trial import TrialState
 from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
 from search.propose import make_sampler, next_trial
 from search.pruning import LOW, RUNGS, OptimisticPruner, to_beat
-from search.speeds import Shape
+from search.speeds import Shape, fast_enough, too_slow
 from search.table import Row, Table
 from search.workers import CONFIG
 from spaces import grid
@@ -30,10 +32,19 @@ SAMPLERS = ("random", "tpe", "gp", "seeds", "group", "ours")
 the recipes and then the model of quality and speed apart."""
 
 
+PRUNERS: dict[str, Callable[[], BasePruner]] = {
+    "ours": OptimisticPruner,
+    "median": MedianPruner,
+    "none": NopPruner,
+}
+"""Ours; Optuna's, that stops what is below the median at its rung; and none."""
+
+
 class Replay(Record):
     """One search, after each of its trials.
 
-    regret: the table's best Score less the best found. seconds: spent by then. pruned: trials stopped early.
+    regret: the table's best Score less the best found. seconds: spent by then. pruned: trials stopped early;
+    wrong: those of them whose Score, as recorded, was above what was to beat then.
     """
 
     sampler: str
@@ -41,6 +52,7 @@ class Replay(Record):
     regret: tuple[float, ...]
     seconds: tuple[float, ...]
     pruned: int
+    wrong: int
 
 
 @dataclass
@@ -51,13 +63,16 @@ class Known:
     shapes: dict[Shape, float] = field(default_factory=dict)
 
 
-def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
-    """Search a table with a sampler of ``SAMPLERS``; the same arguments give the same result."""
+def replay(table: Table, sampler: str, trials: int, seed: int, pruner: str = "ours") -> Replay:
+    """Search a table with a sampler of ``SAMPLERS``; the same arguments give the same result.
+
+    pruner: one of ``PRUNERS``; it hears of each rung the highest Score still possible.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = {row.key: row for row in table.rows}
     target = table.made_for()
     study = optuna.create_study(
-        direction=StudyDirection.MAXIMIZE, sampler=_sampler(sampler, seed), pruner=OptimisticPruner()
+        direction=StudyDirection.MAXIMIZE, sampler=_sampler(sampler, seed), pruner=PRUNERS[pruner]()
     )
     if sampler == "seeds":
         for recipe in grid.recipes(target):
@@ -65,12 +80,13 @@ def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
     itself = Shape(target.decoder.layers, target.decoder.width).name  # its speed is the baseline's
     bounds = (row.bounds for row in table.rows if row.shape == itself and "speed" in row.bounds)
     known = Known(shapes={Shape.read(itself): bound["speed"] for bound in bounds})
-    best, spent, pruned = 0.0, 0.0, 0
+    best, spent, pruned, wrong = 0.0, 0.0, 0, 0
     regret, seconds = [], []
     for _ in range(trials):
         trial = next_trial(study, grid, target, "ours", seed) if sampler == "ours" else study.ask()
         row = rows[grid.suggest(trial, target).key]
-        cost, reached = run_row(trial, row, known, to_beat(study))
+        beats = to_beat(study) if pruner == "ours" else -inf
+        cost, reached = run_row(trial, row, known, beats)
         spent += cost
         for name, said in _said(row, trial).items():
             trial.set_user_attr(name, said)
@@ -80,9 +96,17 @@ def replay(table: Table, sampler: str, trials: int, seed: int) -> Replay:
         else:
             study.tell(trial, state=TrialState.PRUNED)
             pruned += 1
+            wrong += row.score is not None and row.score > to_beat(study)
         regret.append(table.best - best)
         seconds.append(spent)
-    return Replay(sampler=sampler, seed=seed, regret=tuple(regret), seconds=tuple(seconds), pruned=pruned)
+    return Replay(
+        sampler=sampler,
+        seed=seed,
+        regret=tuple(regret),
+        seconds=tuple(seconds),
+        pruned=pruned,
+        wrong=wrong,
+    )
 
 
 def run_row(trial: optuna.Trial, row: Row, known: Known, best: float) -> tuple[float, bool]:
@@ -92,12 +116,10 @@ def run_row(trial: optuna.Trial, row: Row, known: Known, best: float) -> tuple[f
     """
     shape, spent = Shape.read(row.shape), 0.0
     if shape not in known.shapes:
-        slower = [bound for other, bound in known.shapes.items() if other.within(shape) and bound < best]
-        if slower:
-            trial.report(min(slower), RUNGS.index("shape"))
+        if (slower := too_slow(shape, known.shapes, best)) is not None:
+            trial.report(slower[1], RUNGS.index("shape"))
             return spent, False
-        fast = any(bound >= best for other, bound in known.shapes.items() if shape.within(other))
-        if row.shape_s and not fast:
+        if row.shape_s and not fast_enough(shape, known.shapes, best):
             spent += row.shape_s
             if "shape" in row.bounds:  # else it failed before
                 known.shapes[shape] = row.bounds["shape"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,14 +86,23 @@ class Speeds:
         self.known[shape] = speed
         write_whole(self.folder / f"{shape.name}.json", speed.model_dump_json(indent=1))
 
-    def too_slow(
-        self, shape: Shape, bound: Callable[[Measurement], float], best: float
-    ) -> tuple[Shape, float] | None:
-        """The slowest known shape within this one, which is not faster, if its bound is below the best."""
-        reaches = [(bound(speed), other.name, other) for other, speed in self.known.items()]
-        reach, _, other = min((one for one in reaches if one[2].within(shape)), default=(best, "", shape))
-        return (other, reach) if reach < best else None
+    def bounds(self, bound: Callable[[Measurement], float]) -> dict[Shape, float]:
+        """The highest Score that each known shape may have."""
+        return {shape: bound(speed) for shape, speed in self.known.items()}
 
-    def fast_enough(self, shape: Shape, bound: Callable[[Measurement], float], best: float) -> bool:
-        """Whether a known shape that this one is within has a bound of the best or more."""
-        return any(shape.within(other) and bound(speed) >= best for other, speed in self.known.items())
+
+def too_slow(shape: Shape, bounds: Mapping[Shape, float], best: float) -> tuple[Shape, float] | None:
+    """The largest known shape within this one, which is not faster, if its bound is below the best.
+
+    One, and the nearest: the lowest bound of many would be that of the unluckiest probe.
+    """
+    within = [(other.layers * other.width, other.name, other) for other in bounds if other.within(shape)]
+    if not within:
+        return None
+    other = max(within)[-1]
+    return (other, bounds[other]) if bounds[other] < best else None
+
+
+def fast_enough(shape: Shape, bounds: Mapping[Shape, float], best: float) -> bool:
+    """Whether a known shape that this one is within has a bound of the best or more."""
+    return any(shape.within(other) and bound >= best for other, bound in bounds.items())

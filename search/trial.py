@@ -20,7 +20,7 @@ from search.keep import refuse_damaged
 from search.progress import Progress
 from search.pruning import RUNGS, to_beat
 from search.records import TrialRecord, model_folder, study_folder
-from search.speeds import Shape, Speeds
+from search.speeds import Shape, Speeds, fast_enough, too_slow
 from spaces import Space
 from squeeze.bench.measure import Bench
 from squeeze.cache import Cache
@@ -136,7 +136,8 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
     if speed is None and (reason := _slower_than_known(shape, trial, plan, found)):
         return reason
     costly = found.config != found.config.untrained
-    if speed is None and costly and not plan.speeds.fast_enough(shape, plan.bound, to_beat(trial.study)):
+    bounds = plan.speeds.bounds(plan.bound)
+    if speed is None and costly and not fast_enough(shape, bounds, to_beat(trial.study)):
         started = time.monotonic()
         build(found.config.untrained)
         speed = bench.probe(out, log=log, tell=progress.tell)
@@ -171,7 +172,7 @@ def _log(plan: Plan, trial: optuna.Trial) -> Path:
 def _slower_than_known(shape: Shape, trial: optuna.Trial, plan: Plan, found: _Findings) -> str | None:
     """Why a shape that was never probed is too slow: a known one within it is. None when none is."""
     best = to_beat(trial.study)
-    known = plan.speeds.too_slow(shape, plan.bound, best)
+    known = too_slow(shape, plan.speeds.bounds(plan.bound), best)
     if known is None:
         return None
     other, bound = known

@@ -29,6 +29,9 @@ TEXT = {
 BATCH = {"cpu": 1024, "cuda": 32_768}
 """Tokens of a step."""
 
+NORMS_BATCH = 2048
+"""Tokens of a step where norms are tuned: there are few of them."""
+
 WARMUP = {"cpu": 2, "cuda": 20}
 """Steps until the learning rate is reached; on a CPU an epoch has some 6."""
 
@@ -79,7 +82,7 @@ def suggest(trial: optuna.Trial, target: Target) -> CompressionConfig:
     four_bits = config.quantize is not None and config.quantize.scheme.startswith("W4")
     if four_bits and trial.suggest_categorical("tune_norms", [False, True]):
         few = common["text"].model_copy(update={"samples": min(1024, common["text"].samples)})
-        tune_norms = TuneNormsConfig(**{**common, "text": few, "batch": BATCH["cpu"]})
+        tune_norms = TuneNormsConfig(**{**common, "text": few, "batch": NORMS_BATCH})
     return config.model_copy(update={"distill": distill, "finetune": finetune, "tune_norms": tune_norms})
 
 

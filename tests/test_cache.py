@@ -14,7 +14,8 @@ import pytest
 from squeeze.cache import GRACE_S, Cache
 from squeeze.config import CompressionConfig
 from squeeze.folder import content_key, read_manifest, verify_manifest
-from squeeze.pipeline import build, build_in_child, stage_keys
+from squeeze.keys import stage_keys
+from squeeze.pipeline import build, build_in_child
 
 PRUNED = {"depth": {"layers": 3, "method": "uniform"}, "width": {"width": 256, "method": "magnitude"}}
 
@@ -104,6 +105,58 @@ def test_what_was_used_least_recently_goes_first_and_what_is_needed_stays(cache:
     assert cache.shrink(2500, needed=("needed",)) == ["oldest", "middle"]
     assert cache.shrink(0, needed=("needed",)) == ["newest"]
     assert cache.size_bytes == 1000
+
+
+def test_what_an_owner_needs_stays_until_it_needs_something_else(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = time.time() - 2 * GRACE_S
+    for name in ("one", "two", "three"):
+        used_at(cache.state(name), old)
+    cache.need("first", {"one"})
+    cache.need("second", {"two"})
+    assert cache.shrink(-1) == ["three"]
+    cache.need("first", set())
+    assert cache.shrink(-1) == ["one"]
+    (cache.root / "needed" / "second.json").write_text("nonsense")
+    assert cache.shrink(-1) == ["two"]
+    used_at(cache.state("four"), old)
+    cache.need("second", {"four"})
+    monkeypatch.setattr("squeeze.cache.NEEDED_S", -1.0)
+    assert cache.shrink(-1) == ["four"], "a study that has said nothing for long is gone"
+
+
+def test_what_is_being_read_stays_and_others_find_it_meanwhile(cache: Cache) -> None:
+    used_at(cache.state("read"), time.time() - 2 * GRACE_S)
+    with cache.reading("read"), ThreadPoolExecutor(1) as other:
+        assert other.submit(cache.shrink, -1).result(10) == []
+
+        def found() -> None:
+            with cache.alone("read"), cache.reading("read"):
+                pass
+
+        other.submit(found).result(10)
+    assert cache.shrink(-1) == ["read"]
+
+
+def test_an_output_with_a_file_too_many_or_an_unreadable_one_is_made_again(
+    cache: Cache, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str) -> str:
+        return build(config(**PRUNED), tiny, tmp_path / name, "nowhere", cache=cache).keys["width"]
+
+    key = made("one")
+    (cache.stage(key) / "more.json").write_text("{}")
+    assert cache.find(key) is None
+    assert not cache.stage(key).exists()
+    assert made("two") == key
+
+    def failing(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("squeeze.cache.verify_manifest", failing)
+    assert cache.find(key) is None
+    assert not cache.stage(key).exists()
 
 
 def test_what_was_used_just_now_stays(cache: Cache) -> None:

@@ -13,7 +13,8 @@ from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.disk import SPARE_BYTES, check_room, needed_bytes
 from squeeze.errors import CandidateError
 from squeeze.folder import content_key, size_bytes
-from squeeze.pipeline import build_in_child, stage_keys
+from squeeze.keys import stage_keys
+from squeeze.pipeline import build_in_child
 
 Usage = namedtuple("Usage", "total used free")
 EIGHT = CompressionConfig(quantize=QuantizeConfig(scheme="W8A8"))

@@ -16,7 +16,8 @@ from squeeze.child import Child
 from squeeze.config import CompressionConfig
 from squeeze.errors import CandidateError, ConfigError
 from squeeze.folder import content_key, read_manifest, validate, verify_manifest
-from squeeze.pipeline import build, build_in_child, stage_keys
+from squeeze.keys import stage_keys
+from squeeze.pipeline import build, build_in_child
 from squeeze.stages import width
 from squeeze.versions import installed
 
@@ -230,6 +231,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda parts: parts["depth"].update(layers=2), []),
         # Rounding to nearest looks at no text.
         (lambda parts: parts["quantize"].update(calibration={"seed": 1}), ["depth", "width", "quantize"]),
+        (lambda parts: parts["quantize"].update(dampening=0.05), ["depth", "width", "quantize"]),
         (lambda parts: parts["depth"].update(method="influence"), []),
     ],
 )
@@ -241,3 +243,10 @@ def test_a_stages_key_follows_all_that_it_depends_on(change: Change, same: list[
     assert [name for name in before if before[name] == after[name]] == same
     others = stage_keys(config(**parts), "other", str(talk)).values()
     assert {key.output for key in others}.isdisjoint(key.output for key in after.values())
+
+
+def test_what_other_code_has_made_has_another_key(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stage_keys(config(**ALL_STAGES), "base", str(talk))
+    monkeypatch.setattr("squeeze.keys.code_key", lambda: "another")
+    after = stage_keys(config(**ALL_STAGES), "base", str(talk))
+    assert {key.output for key in before.values()}.isdisjoint(key.output for key in after.values())

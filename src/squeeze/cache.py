@@ -3,6 +3,7 @@
     <root>/stages/<key>/    a stage's output, a whole model folder with its manifest
     <root>/state/<key>/     what a training stage goes on from: checkpoints, the trunk of longer trainings
     <root>/shared/<kind>/<key>/   what stages of any configuration share, such as a teacher's answers
+    <root>/needed/<owner>.json    keys that stay whatever the budget: see ``Cache.need``
 
 Nothing here is needed for correctness: whatever is missing or damaged is made again.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -19,18 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from squeeze.errors import ConfigError
-from squeeze.folder import Manifest, verify_manifest, writer_lives
+from squeeze.folder import Manifest, content_files, verify_manifest, writer_lives
 
 GRACE_S = 600.0
 """What was used so recently stays: a build on its way may be about to read it."""
 
-
-@dataclass(frozen=True)
-class StageKeys:
-    """output: of a stage's model folder. state: of what trainings that differ in length alone share."""
-
-    output: str
-    state: str
+NEEDED_S = 30 * 24 * 3600.0
+"""How long what an owner needs stays after it last said so: a study may have been deleted."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,19 @@ class Cache:
             return None
         try:
             manifest = verify_manifest(folder)
-        except ConfigError:
+        except (ConfigError, OSError):  # a failing disk reads nothing
+            manifest = None
+        if manifest is None or {path.name for path in content_files(folder)} != set(manifest.files):
             shutil.rmtree(folder, ignore_errors=True)
             return None
         _used(folder)
         return manifest
+
+    @contextlib.contextmanager
+    def reading(self, key: str) -> Iterator[None]:
+        """Keep a stage's output from being removed while it is read; others may read and find it too."""
+        with _lock(self.root, _read(key), shared=True):
+            yield
 
     @contextlib.contextmanager
     def alone(self, key: str, waits: Callable[[], None] = lambda: None) -> Iterator[bool]:
@@ -79,7 +84,7 @@ class Cache:
                 waited = False
             except BlockingIOError:
                 waits()
-                held.enter_context(_lock(self.root, key, wait=True))
+                held.enter_context(_lock(self.root, key))
                 waited = True
             yield waited
 
@@ -94,12 +99,33 @@ class Cache:
             if not writer_lives(left):
                 shutil.rmtree(left, ignore_errors=True)
 
+    def need(self, owner: str, keys: Collection[str]) -> None:
+        """Let these keys stay whatever the budget, in place of those that this owner needed before.
+
+        owner: a study, whose best model was made from them; a plain name. Says so for ``NEEDED_S``.
+        """
+        path = self.root / "needed" / f"{owner}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(sorted(keys)), encoding="utf-8")
+        partial.replace(path)
+
+    def _needed(self) -> set[str]:
+        found: set[str] = set()
+        for path in (self.root / "needed").glob("[!.]*.json"):
+            with contextlib.suppress(OSError, ValueError):  # another search may be about to replace it
+                if path.stat().st_mtime > time.time() - NEEDED_S:
+                    found.update(json.loads(path.read_text(encoding="utf-8")))
+        return found
+
     def shrink(self, budget_bytes: int, needed: Collection[str] = ()) -> list[str]:
         """Remove what was used least recently until the rest is within the budget. Returns the names.
 
-        needed: keys that stay whatever the budget. So does what is being made now or was used just now.
+        needed: further keys that stay whatever the budget, as do those that ``need`` was told, what is made
+        or read now and what was used just now.
         """
         self.remove_partials()
+        needed = {*needed, *self._needed()}
         sized = []
         for entry in self._entries():
             with contextlib.suppress(FileNotFoundError):  # another search removed it meanwhile
@@ -112,7 +138,12 @@ class Cache:
                 break
             if entry.name in needed:
                 continue
-            with contextlib.suppress(BlockingIOError), _lock(self.root, entry.name, wait=False):
+            with contextlib.ExitStack() as held:
+                try:
+                    for name in (entry.name, _read(entry.name)):
+                        held.enter_context(_lock(self.root, name, wait=False))
+                except BlockingIOError:
+                    continue
                 shutil.rmtree(entry, ignore_errors=True)
                 total -= size
                 removed.append(entry.name)
@@ -141,11 +172,16 @@ def _size(entry: Path) -> int:
     return total
 
 
+def _read(key: str) -> str:
+    """The name of the lock that those who read a key's output share."""
+    return f"{key}.read"
+
+
 @contextlib.contextmanager
-def _lock(root: Path, key: str, *, wait: bool) -> Iterator[None]:
+def _lock(root: Path, name: str, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
     """An advisory lock that ends with the process; BlockingIOError when it is held and ``wait`` is false."""
     folder = root / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / key).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    with (folder / name).open("w") as file:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield

@@ -51,6 +51,11 @@ class DepthConfig(Part):
             raise ValueError(f"drop must not name a layer twice; got {list(self.drop)}")
         return self
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at calibration text."""
+        return self.method == "influence"
+
 
 class WidthConfig(Part):
     """How many feed-forward neurons stay in each layer, the same number in all.
@@ -73,6 +78,11 @@ class WidthConfig(Part):
                 f"nearest: {max(1, round(self.width / self.step)) * self.step}"
             )
         return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at calibration text."""
+        return self.method == "activation"
 
 
 class QuantizeConfig(Part):
@@ -98,6 +108,11 @@ class QuantizeConfig(Part):
         if self.group_size != 128 and not self.scheme.startswith("W4"):
             raise ValueError(f"group_size is for the W4 schemes; got {self.group_size} with {self.scheme}")
         return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at calibration text."""
+        return self.algorithm != "rtn" or self.scheme == "FP8"
 
 
 ALGORITHMS: dict[Scheme, tuple[Algorithm, ...]] = {
@@ -157,9 +172,30 @@ class CompressionConfig(Part):
         return CompressionConfig(depth=self.depth, width=self.width, quantize=quantize)
 
     @property
+    def normal(self) -> CompressionConfig:
+        """The same with what has no effect in it as it is by default; not validated anew."""
+        parts: dict[str, Part] = dict(self.parts)
+        for name, part in parts.items():
+            idle = []
+            if isinstance(part, DepthConfig | WidthConfig | QuantizeConfig) and not part.calibrates:
+                idle.append("calibration")
+            if isinstance(part, WidthConfig):
+                idle.append("step")
+            if isinstance(part, QuantizeConfig) and part.algorithm != "gptq":
+                idle.append("dampening")
+            if isinstance(part, DistillConfig) and part.teacher == "live":
+                idle.append("draws")
+            parts[name] = part.model_copy(update={field: _default(part, field) for field in idle})
+        return self.model_copy(update=parts)
+
+    @property
     def key(self) -> str:
-        """A hash of the content; equal configurations have equal keys."""
-        return digest(self.model_dump(mode="json"))
+        """A hash of the content: configurations that come to the same have equal keys."""
+        return digest(self.normal.model_dump(mode="json"))
+
+
+def _default(part: Part, field: str) -> Any:
+    return type(part).model_fields[field].default
 
 
 def digest(value: Any) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from math import inf
 from pathlib import Path
 
-from squeeze.cache import Cache, StageKeys
+from squeeze.cache import Cache
 from squeeze.config import CompressionConfig, DistillConfig, Scheme
 from squeeze.decoder import Decoder
 from squeeze.errors import CandidateError
 from squeeze.folder import size_bytes
+from squeeze.keys import StageKeys
 from squeeze.versions import installed
 
 SHARE: dict[Scheme, float] = {

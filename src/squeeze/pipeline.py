@@ -12,19 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from squeeze import secret
-from squeeze.cache import Cache, StageKeys
+from squeeze.cache import Cache
 from squeeze.child import WAIT, Child, Event
-from squeeze.config import (
-    Calibration,
-    CompressionConfig,
-    DepthConfig,
-    Part,
-    QuantizeConfig,
-    Training,
-    WidthConfig,
-    digest,
-)
-from squeeze.data.chat import check_source, source_key
+from squeeze.config import CompressionConfig, Part, Training
+from squeeze.data.chat import check_source
 from squeeze.data.sets import HUB
 from squeeze.decoder import Decoder
 from squeeze.disk import check_room
@@ -41,9 +32,10 @@ from squeeze.folder import (
     validate,
     write_manifest,
 )
+from squeeze.keys import StageKeys, stage_keys, text_of
 from squeeze.records import Artifact
 from squeeze.stages import Context, Stage
-from squeeze.target import calibrates, refuse_shape
+from squeeze.target import refuse_shape
 from squeeze.versions import installed
 
 Tell = Callable[[Event], None]
@@ -98,26 +90,28 @@ def _build(
         files={}, config=CompressionConfig(), base=content_key(base), data=data, versions=installed()
     )
     source = base
-    for name, part in config.parts:
-        tell({"stage": name})
-        with told_as(name), _alone(cache, keys[name].output, name, tell):
-            started = time.monotonic()
-            found = cache.find(keys[name].output)
-            if found is None:
-                found = _make(name, part, source, base, data, tell, cache, keys[name], manifest, lasting)
-                seconds[name] = found.seconds[name]
-            else:
-                seconds[name] = round(time.monotonic() - started, 3)
-                cached.append(name)
-        manifest, source = found, cache.stage(keys[name].output)
-    started = time.monotonic()
-    with told_as("copy"), publish(out) as folder:
-        _link(source, folder)
-        seconds = seconds or {"copy": round(time.monotonic() - started, 3)}
-        files = _hashes(folder)
-        write_manifest(
-            folder, manifest.model_copy(update={"files": files, "config": config, "seconds": seconds})
-        )
+    with contextlib.ExitStack() as reading:
+        for name, part in config.parts:
+            tell({"stage": name})
+            with told_as(name), _alone(cache, keys[name].output, name, tell):
+                started = time.monotonic()
+                found = cache.find(keys[name].output)
+                if found is None:
+                    found = _make(name, part, source, base, data, tell, cache, keys[name], manifest, lasting)
+                    seconds[name] = found.seconds[name]
+                else:
+                    seconds[name] = round(time.monotonic() - started, 3)
+                    cached.append(name)
+                reading.enter_context(cache.reading(keys[name].output))
+            manifest, source = found, cache.stage(keys[name].output)
+        started = time.monotonic()
+        with told_as("copy"), publish(out) as folder:
+            _link(source, folder)
+            seconds = seconds or {"copy": round(time.monotonic() - started, 3)}
+            files = _hashes(folder)
+            write_manifest(
+                folder, manifest.model_copy(update={"files": files, "config": config, "seconds": seconds})
+            )
     built = Decoder.read(out)
     return Artifact(
         path=out,
@@ -243,21 +237,6 @@ def build_in_child(
                 cache.remove_partials()
 
 
-def stage_keys(config: CompressionConfig, base_key: str, data: str) -> dict[str, StageKeys]:
-    """The keys of each stage: of the base, this part and all before it, their text, the versions."""
-    keys: dict[str, StageKeys] = {}
-    before = digest([base_key, installed()])
-    for name, part in config.parts:
-        wanted = text_of(part)
-        text = source_key(wanted, data) if wanted is not None else None
-        told = part.model_dump(mode="json", exclude={"calibration", "text"})
-        output = digest([before, name, text, told])
-        told = {name: value for name, value in told.items() if name not in ("epochs", "steps")}
-        keys[name] = StageKeys(output, state=digest(["state", before, name, text, told]))
-        before = keys[name].output
-    return keys
-
-
 def work_path(out: Path) -> Path:
     """Where this process keeps the outputs of the stages before the last."""
     return out.with_name(f".{out.name}.stages.partial-{os.getpid()}")
@@ -267,17 +246,6 @@ def _check_texts(config: CompressionConfig, data: str) -> None:
     for _, part in config.parts:
         if (text := text_of(part)) is not None:
             check_source(text, data)
-
-
-def text_of(part: Part) -> Calibration | None:
-    """The text that a stage looks at; None when it needs none."""
-    if isinstance(part, Training):
-        return part.text
-    if isinstance(part, QuantizeConfig):
-        return part.calibration if calibrates(part) else None
-    if isinstance(part, DepthConfig | WidthConfig) and part.method in ("influence", "activation"):
-        return part.calibration
-    return None
 
 
 def _stage(name: str) -> Stage:

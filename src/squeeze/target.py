@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Literal, get_args
 
-from squeeze.config import CompressionConfig, QuantizeConfig, Scheme
+from squeeze.config import CompressionConfig, Scheme
 from squeeze.decoder import Decoder
 from squeeze.errors import ConfigError, SetupError
 
@@ -193,11 +193,6 @@ def refuse_shape(config: CompressionConfig, decoder: Decoder) -> list[str]:
             f"choose a multiple of {width.step} up to that"
         )
     return wrong
-
-
-def calibrates(part: QuantizeConfig) -> bool:
-    """Whether a quantization looks at calibration text."""
-    return part.algorithm != "rtn" or part.scheme == "FP8"
 
 
 def _installed() -> tuple[str, str]:

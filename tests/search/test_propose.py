@@ -99,6 +99,22 @@ def test_a_search_interrupted_after_every_trial_proposes_what_an_uninterrupted_o
     assert len({tuple(params.items()) for params in one}) == 20
 
 
+def test_what_a_user_queues_twice_is_tried_once(workplace: Path) -> None:
+    study = optuna.create_study(study_name="queued", storage=STORAGE, direction="maximize")
+    for _ in range(2):
+        study.enqueue_trial({"x": 3, "y": 4})
+    study.enqueue_trial({"x": 5})  # the rest is drawn
+    tried = []
+    for _ in range(3):
+        trial = next_trial(study, Layers(), TARGET, "random", seed=1)
+        Layers().suggest(trial, TARGET)
+        tried.append(trial.params)
+        study.tell(trial, 0.5)
+    assert tried[0] == {"x": 3, "y": 4}
+    assert tried[1]["x"] == 5
+    assert tried[2] not in tried[:2]
+
+
 @pytest.mark.parametrize("name", spaces.names())
 @pytest.mark.parametrize(
     "target", [TARGET, Target(TARGET.decoder, "cuda", (9, 0), "H200", 1 << 37, "0.32.0", "vllm")]

@@ -24,7 +24,7 @@ from squeeze.config import CompressionConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
 from squeeze.errors import ConfigError
-from squeeze.pipeline import stage_keys
+from squeeze.keys import stage_keys
 from squeeze.records import Artifact, Estimate, Score
 from squeeze.target import Target
 

@@ -57,7 +57,7 @@ def test_json_has_the_fields_scripts_rely_on(
     save_trial("demo", pruned)
     assert show.main(["--study", "demo", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    fields = "number state score low high perf_norm speed_norm config seconds reason"
+    fields = "number state score low high perf_norm speed_norm config seconds reason audit wrongly_pruned"
     fields += " tokens_per_answer baseline_tokens_per_answer confirmed left_out best tie again flags"
     fields += " seconds_per_token baseline_seconds_per_token time_ratio benchmarks"
     assert [list(row) for row in rows] == [fields.split()] * 2

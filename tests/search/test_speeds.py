@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from objectives import competition
-from search.speeds import Shape, Speeds
+from search.speeds import Shape, Speeds, fast_enough, too_slow
 from squeeze.config import CompressionConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -62,13 +62,20 @@ def test_what_is_known_of_one_shape_bounds_others(workplace: Path) -> None:
     again = Speeds.load("demo", "key", measured(0.5), WHOLE)
     assert again.known.keys() == speeds.known.keys() == {Shape(8, 1024), Shape(6, 768, "W4A16", 128)}
     larger, smaller = Shape(7, 768, "W4A16", 128), Shape(5, 768, "W4A16", 128)
-    assert again.too_slow(larger, bound, 0.4) == (Shape(6, 768, "W4A16", 128), pytest.approx(0.2))
-    assert again.too_slow(larger, bound, 0.1) is None
-    assert again.too_slow(smaller, bound, 0.4) is None
-    assert again.fast_enough(smaller, bound, 0.1)
-    assert not again.fast_enough(larger, bound, 0.1)
-    assert again.fast_enough(Shape(7, 1024), bound, 0.5), "the base is as fast as itself"
+    bounds = again.bounds(bound)
+    assert too_slow(larger, bounds, 0.4) == (Shape(6, 768, "W4A16", 128), pytest.approx(0.2))
+    assert too_slow(larger, bounds, 0.1) is None
+    assert too_slow(smaller, bounds, 0.4) is None
+    assert fast_enough(smaller, bounds, 0.1)
+    assert not fast_enough(larger, bounds, 0.1)
+    assert fast_enough(Shape(7, 1024), bounds, 0.5), "the base is as fast as itself"
     assert Speeds.load("demo", "other", measured(0.5), WHOLE).known.keys() == {Shape(8, 1024)}
+
+
+def test_the_nearest_of_several_smaller_shapes_tells_how_slow_one_is() -> None:
+    unlucky = {Shape(4, 512): 0.3, Shape(6, 768): 0.6}
+    assert too_slow(Shape(7, 768), unlucky, 0.5) is None
+    assert too_slow(Shape(5, 512), unlucky, 0.5) == (Shape(4, 512), 0.3)
 
 
 def test_the_base_beside_itself_has_a_bound_by_the_contests_objective() -> None:

@@ -12,7 +12,7 @@ from squeeze.decoder import Decoder, read_config
 from squeeze.errors import ConfigError
 from squeeze.folder import copy_others, write_config
 from squeeze.stages import Context
-from squeeze.target import calibrates, refuse_shape
+from squeeze.target import refuse_shape
 
 
 def run(source: Path, part: QuantizeConfig, out: Path, context: Context) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def run(source: Path, part: QuantizeConfig, out: Path, context: Context) -> dict
     from squeeze import versions
     from squeeze.data.chat import calibration_tokens
 
-    samples = calibration_tokens(source, part.calibration, context.data) if calibrates(part) else []
+    samples = calibration_tokens(source, part.calibration, context.data) if part.calibrates else []
     reset_session()
     model = versions.load_model(source, "cpu")  # llmcompressor takes it to the GPU, layer by layer
     recipe = versions.quantize_recipe(
