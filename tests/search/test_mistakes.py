@@ -67,7 +67,7 @@ def test_a_judge_that_cannot_be_asked_is_told_before_anything_starts(
 ) -> None:
     monkeypatch.delenv("JUDGE_API_KEY", raising=False)
     for command, first in ((run, ["--trials", "1"]), (bench, [str(MODEL_DIR)])):
-        code, text = told(capsys, command, [*first, *options])
+        code, text = told(capsys, command, [*first, "--workload", "quick", *options])
         assert code == 2
         check_one_line(text, *words)
     assert not list((workplace / "studies").glob("*.db"))
@@ -199,7 +199,7 @@ def test_a_baseline_that_gets_nothing_right_is_refused_before_a_candidate_is_mea
     asked: list[Path] = []
     monkeypatch.setattr(Bench, "measure_baseline", lambda self, **_: nothing)
     monkeypatch.setattr(Bench, "measure", lambda self, model, **_: asked.append(model))
-    monkeypatch.setattr("squeeze.child.preload", lambda *_: None)
+    monkeypatch.setattr("squeeze.server.preload", lambda *_: None)
     argv = {"run": ["--trials", "1"], "bench": [str(MODEL_DIR), "--baseline", str(MODEL_DIR)]}
     code, text = told(capsys, {"run": run, "bench": bench}[command], argv[command])
     assert code == 2

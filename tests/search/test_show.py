@@ -205,6 +205,7 @@ def test_the_best_with_recovery_is_told_beside_the_best_without(
     assert capsys.readouterr().err == (
         "best Score with recovery: 0.6000 (0.5900–0.6100, trial 2); "
         "without: 0.5500 (0.5400–0.5600, trial 1)\n"
+        "0 trials pruned; prunes audited to the end: 0, of which wrong: 0\n"
     )
 
 
