@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from typing import Literal, get_args
 
@@ -67,9 +68,7 @@ class Target:
 
     def schemes(self) -> tuple[Scheme, ...]:
         """The schemes that this target runs on the unpruned decoder, whichever their group size."""
-        return tuple(
-            scheme for scheme in get_args(Scheme) if not self._refuse_scheme(scheme, 32, self.decoder)
-        )
+        return _schemes(self)
 
     def refuse(self, config: CompressionConfig) -> list[str]:
         """What is wrong with a configuration, one line each (rule, value, remedy); empty when it can be built
@@ -230,6 +229,13 @@ def _gpu() -> tuple[str, tuple[int, int], int]:
         raise SetupError(f"vllm needs an NVIDIA GPU; nvidia-smi says: {said or 'nothing'}; {remedy}")
     major, minor = fields[1].split(".")
     return fields[0], (int(major), int(minor)), int(float(fields[2])) << 20
+
+
+@cache  # asked for each of hundreds of candidates
+def _schemes(target: Target) -> tuple[Scheme, ...]:
+    return tuple(
+        scheme for scheme in get_args(Scheme) if not target._refuse_scheme(scheme, 32, target.decoder)
+    )
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ def keep(
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it made
         found = checkpoint.read(folder / key)
         if found is not None:
+            os.utime(folder / key)  # used now
             return as_tables(found.tensors), True
         tensors = build()
         checkpoint.write(folder / key, tensors, {"facts": facts})
