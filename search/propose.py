@@ -34,7 +34,7 @@ ENOUGH = 3
 ATTEMPTS = 50
 """Proposals in vain before a search gives up."""
 
-SHOWN, BEST = 300, 100
+SHOWN, BEST = 200, 80
 """The most trials that a sampler is shown: of more, that many of the best and beside them the latest."""
 
 
