@@ -104,13 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     seeds = SEEDS if options.replayed == REPLAYED else SEEDS // 6
     pruned, wrong = search_replay.wrong_prunes(table, seeds)
-    overheads = search_replay.overheads(table, options.replayed, options.sampler, say)
+    overheads = search_replay.overheads(table, options.replayed, options.sampler, say, fill=options.fill)
     found |= {
         "wrong_prune_rate": round(wrong / pruned, 4) if pruned else None,
         "replayed_prunes": {"searches": seeds, "pruned": pruned, "wrong": wrong},
         "overhead_s_at_10000": overheads.get("10000"),
         "overhead_s_at": overheads,
         "sampler": options.sampler,
+        "filled": options.fill,
         "table": {"rows": len(table.rows), "of": table.model},
         "versions": installed(VERSIONS),
         "machine": {
@@ -287,6 +288,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "data" / "grid.json")
     parser.add_argument("--configurations", type=int, help="built and measured on both sides (default: 12)")
     parser.add_argument("--replayed", type=int, help="trials of the replay (default: 10,000)")
+    parser.add_argument(
+        "--fill", action="store_true", help="replay only the trials that are timed, copy those between"
+    )
     parser.add_argument("--sampler", default="ours", help="of the replay, as of search.run (default: ours)")
     parser.add_argument("--workload", help="as of search.run")
     parser.add_argument("--work", type=Path, help="folder for temporary files")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,16 +14,18 @@ from typing import Any, cast
 from unittest import mock
 
 from search import run
+from search.draws import Draw
 from search.progress import Progress
 from search.pruning import RUNGS
+from search.records import save_trial
 from search.settle import Past
 from search.simulation import replay
 from search.speeds import Shape, Speeds
 from search.storage import default_storage
-from search.study import open_study, this_worker
+from search.study import add_to_mirror, open_study, this_worker
 from search.table import Row, Table
 from search.trial import Plan
-from search.workers import Reaper
+from search.workers import CONFIG, Reaper
 from spaces import recover
 from squeeze.bench.measure import Bench
 from squeeze.cache import Cache
@@ -179,6 +182,25 @@ class Replayed:
             )
         return time.perf_counter() - began - (self._recorded.seconds - before)
 
+    def fill_to(self, trials: int) -> None:
+        """Add copies of what was replayed, of configurations drawn anew, until so many are finished."""
+        target, chance = self._recorded.target, random.Random(42)
+        records = {record.number: record for record in self.past.records}
+        past = [trial for trial in self.study.get_trials() if trial.number in records]
+        for count in range(len(past), trials):
+            copied = past[count % len(past)]
+            draw = Draw(chance, {})
+            config = draw.config(recover, target)
+            copied.params, copied.distributions = draw.params, draw.distributions
+            copied.user_attrs[CONFIG] = config.key
+            self.study.add_trial(copied)
+            added = self.study.get_trials(deepcopy=False)[-1]
+            changes = {"number": added.number, "params": draw.params, "config": config}
+            record = records[copied.number].model_copy(update=changes)
+            save_trial(STUDY, record)
+            self.past.add(record)
+            add_to_mirror(self.mirror, record, added, self.past.mirrored)
+
 
 def wrong_prunes(table: Table, seeds: int) -> tuple[int, int]:
     """Prunes of so many searches of 40 trials on the table, and how many of those were wrong."""
@@ -186,13 +208,18 @@ def wrong_prunes(table: Table, seeds: int) -> tuple[int, int]:
     return sum(one.pruned for one in found), sum(one.wrong for one in found)
 
 
-def overheads(table: Table, trials: int, sampler: str, tell: Callable[[str], None]) -> dict[str, float]:
-    """Trials of the study -> seconds of overhead that one more costs, up to ``trials``."""
+def overheads(
+    table: Table, trials: int, sampler: str, tell: Callable[[str], None], *, fill: bool = False
+) -> dict[str, float]:
+    """Trials of the study -> seconds of overhead that one more costs, up to ``trials``.
+
+    fill: replay only the trials that are timed; those between are copies, see ``Replayed.fill_to``.
+    """
     found = {}
     with tempfile.TemporaryDirectory(prefix="replay-") as folder, contextlib.chdir(folder):
         search = Replayed(table, sampler)
         for count in sorted({*(step for step in STEPS if step < trials), trials}):
-            search.run_to(max(0, count - WINDOW))
+            (search.fill_to if fill and found else search.run_to)(max(0, count - WINDOW))
             found[str(count)] = search.run_to(count) / min(count, WINDOW)
             tell(f"{count} trials replayed: {found[str(count)] * 1e3:.0f} ms of overhead a trial")
     return found
