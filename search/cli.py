@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from squeeze.bench.judge_endpoint import Endpoint
 
-# Before anything imports NumPy. The sampler's matrices are small: threads that share one wait for each other, on
-# a busy machine for a hundred times as long as the work takes.
+# Before anything imports NumPy. The sampler's matrices are small: threads that share one wait for each other,
+# on a busy machine for a hundred times as long as the work takes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
