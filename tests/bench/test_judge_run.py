@@ -158,7 +158,7 @@ except KeyboardInterrupt:
             time.sleep(0.05)
         assert len(server.asked) == 5
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)  # a request would take 60 s
+        out, _ = process.communicate(timeout=45)  # a request would take 60 s
     finally:
         process.kill()
     assert out == "interrupted\n"
