@@ -187,6 +187,7 @@ class Replayed:
         target, chance = self._recorded.target, random.Random(42)
         records = {record.number: record for record in self.past.records}
         past = [trial for trial in self.study.get_trials() if trial.number in records]
+        number = len(self.study.get_trials(deepcopy=False))
         for count in range(len(past), trials):
             copied = past[count % len(past)]
             draw = Draw(chance, {})
@@ -194,12 +195,12 @@ class Replayed:
             copied.params, copied.distributions = draw.params, draw.distributions
             copied.user_attrs[CONFIG] = config.key
             self.study.add_trial(copied)
-            added = self.study.get_trials(deepcopy=False)[-1]
-            changes = {"number": added.number, "params": draw.params, "config": config}
+            changes = {"number": number, "params": draw.params, "config": config}
             record = records[copied.number].model_copy(update=changes)
             save_trial(STUDY, record)
             self.past.add(record)
-            add_to_mirror(self.mirror, record, added, self.past.mirrored)
+            add_to_mirror(self.mirror, record, copied, self.past.mirrored)
+            number += 1
 
 
 def wrong_prunes(table: Table, seeds: int) -> tuple[int, int]:

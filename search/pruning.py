@@ -23,11 +23,21 @@ RUNGS = ("shape", "speed", "divergence", "divergence_more", "block", "rest")
 
 
 class OptimisticPruner(BasePruner):
-    """Prune a trial whose last report, its highest possible value, is below what is ``to_beat``."""
+    """Prune a trial whose last report, its highest possible value, is below what is ``to_beat``.
+
+    That is looked up once a trial: a long study is gone through for it.
+    """
+
+    def __init__(self) -> None:
+        self._best: tuple[int, float] | None = None
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial now. Never before its first report or the first complete trial."""
-        return trial.last_step is not None and trial.intermediate_values[trial.last_step] < to_beat(study)
+        if trial.last_step is None:
+            return False
+        if self._best is None or self._best[0] != trial.number:
+            self._best = trial.number, to_beat(study)
+        return trial.intermediate_values[trial.last_step] < self._best[1]
 
 
 def to_beat(study: Study) -> float:
