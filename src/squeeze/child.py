@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
@@ -28,6 +29,9 @@ Event = Mapping[str, Any]
 
 WAIT = "wait"
 """The stage of a child that waits for what another process holds: it counts towards no deadline."""
+
+_NO_ROOM = 64 << 10
+"""Bytes beside a log with less of which a child that ended of itself is taken to have met a full disk."""
 
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 """Signals that native code brings upon itself: the candidate's fault, not the machine's."""
@@ -177,6 +181,8 @@ class Child:
             kind = "oom"
         elif code in [128 + crash for crash in _CRASHES]:
             kind = "kernel"
+        elif code == 1 and _is_full(self.log.parent):
+            kind = "disk"  # too full to say so
         raise CandidateError(
             f"the process ended (exit {'unknown' if code is None else code}); see {self.log}",
             stage=self.stage,
@@ -208,3 +214,9 @@ class Child:
         if gone:
             self._leash.close()
         return not gone
+
+
+def _is_full(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < _NO_ROOM
+    return False
