@@ -100,9 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from search.finalists import confirm
     from search.prepare import open_search
     from search.progress import Progress
-    from search.records import audits_told, standing
+    from search.records import standing
     from search.settle import Past, better_elsewhere, catch_up
-    from search.show import best_told, left_out_lines, print_table, with_and_without_training
+    from search.show import best_told, closing_lines, print_table
     from search.storage import told_in_a_line
     from search.study import alone, finished, this_worker
     from search.workers import Reaper
@@ -122,14 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if progress.done >= arguments.trials:
             confirm(search, past.records, progress, arguments.finalists, ends)
     print_table(past.records, standing(past.records), sys.stdout)
-    for told in left_out_lines(past.records):
-        print(told, file=sys.stderr)
-    if line := with_and_without_training(past.records):
-        print(line, file=sys.stderr)
-    print(audits_told(past.records), file=sys.stderr)
-    if line := best_told(past.records):
-        print(line, file=sys.stderr)
-    if line := better_elsewhere(search.study, past.records):
+    ends_with = (best_told(past.records), better_elsewhere(search.study, past.records))
+    for line in (*closing_lines(past.records), *filter(None, ends_with)):
         print(line, file=sys.stderr)
     return 0
 

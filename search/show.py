@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
     arguments = parser().parse_args(argv)
-    from search.records import audits_told, check_name, load_trials, standing, study_folder
+    from search.records import check_name, load_trials, standing, study_folder
     from squeeze.errors import ConfigError
 
     name = check_name(arguments.study)
@@ -61,11 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(printable(json.dumps(row, ensure_ascii=False)))
     else:
         print_table(records, places, sys.stdout)
-        for told in left_out_lines(records):
-            print(told, file=sys.stderr)
-        if line := with_and_without_training(records):
+        for line in closing_lines(records):
             print(line, file=sys.stderr)
-        print(audits_told(records), file=sys.stderr)
     return 0
 
 
@@ -238,6 +235,14 @@ def with_and_without_training(records: list[TrialRecord]) -> str | None:
             told = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f}, trial {record.number})"
         firsts.append(told)
     return f"best Score with recovery: {firsts[0]}; without: {firsts[1]}"
+
+
+def closing_lines(records: list[TrialRecord]) -> list[str]:
+    """What the table does not say: what no Score counts, what recovery brings, how often pruning erred."""
+    from search.records import audits_told
+
+    training = with_and_without_training(records)
+    return [*left_out_lines(records), *([training] if training else []), audits_told(records)]
 
 
 def left_out_lines(records: list[TrialRecord]) -> list[str]:

@@ -85,8 +85,8 @@ def replay(table: Table, sampler: str, trials: int, seed: int, pruner: str = "ou
     for _ in range(trials):
         trial = next_trial(study, grid, target, "ours", seed) if sampler == "ours" else study.ask()
         row = rows[grid.suggest(trial, target).key]
-        beats = to_beat(study) if pruner == "ours" else -inf
-        cost, reached = run_row(trial, row, known, beats)
+        beats = to_beat(study)
+        cost, reached = run_row(trial, row, known, beats if pruner == "ours" else -inf)
         spent += cost
         for name, said in _said(row, trial).items():
             trial.set_user_attr(name, said)
@@ -96,7 +96,7 @@ def replay(table: Table, sampler: str, trials: int, seed: int, pruner: str = "ou
         else:
             study.tell(trial, state=TrialState.PRUNED)
             pruned += 1
-            wrong += row.score is not None and row.score > to_beat(study)
+            wrong += row.score is not None and row.score > beats
         regret.append(table.best - best)
         seconds.append(spent)
     return Replay(

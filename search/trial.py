@@ -133,16 +133,16 @@ def _work(trial: optuna.Trial, plan: Plan, bench: Bench, progress: Progress, fou
 
     shape = Shape.of(found.config, plan.target.decoder)
     speed = plan.speeds.known.get(shape)
-    if speed is None and (reason := _slower_than_known(shape, trial, plan, found)):
-        return reason
-    costly = found.config != found.config.untrained
-    bounds = plan.speeds.bounds(plan.bound)
-    if speed is None and costly and not fast_enough(shape, bounds, to_beat(trial.study)):
-        started = time.monotonic()
-        build(found.config.untrained)
-        speed = bench.probe(out, log=log, tell=progress.tell)
-        plan.speeds.save(shape, speed)
-        found.seconds["shape"] = time.monotonic() - started
+    if speed is None:
+        bounds, best = plan.speeds.bounds(plan.bound), to_beat(trial.study)
+        if reason := _slower_than_known(shape, bounds, best, trial, plan, found):
+            return reason
+        if found.config != found.config.untrained and not fast_enough(shape, bounds, best):
+            started = time.monotonic()
+            build(found.config.untrained)
+            speed = bench.probe(out, log=log, tell=progress.tell)
+            plan.speeds.save(shape, speed)
+            found.seconds["shape"] = time.monotonic() - started
     if speed is not None and (reason := _hopeless("shape", speed, trial, plan, found)):
         return reason
     found.artifact = build(found.config)
@@ -169,10 +169,16 @@ def _log(plan: Plan, trial: optuna.Trial) -> Path:
     return study_folder(plan.study) / "logs" / f"{trial.number:04d}.log"
 
 
-def _slower_than_known(shape: Shape, trial: optuna.Trial, plan: Plan, found: _Findings) -> str | None:
+def _slower_than_known(
+    shape: Shape,
+    bounds: Mapping[Shape, float],
+    best: float,
+    trial: optuna.Trial,
+    plan: Plan,
+    found: _Findings,
+) -> str | None:
     """Why a shape that was never probed is too slow: a known one within it is. None when none is."""
-    best = to_beat(trial.study)
-    known = too_slow(shape, plan.speeds.bounds(plan.bound), best)
+    known = too_slow(shape, bounds, best)
     if known is None:
         return None
     other, bound = known

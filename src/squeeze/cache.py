@@ -105,10 +105,11 @@ class Cache:
         owner: a study, whose best model was made from them; a plain name. Says so for ``NEEDED_S``.
         """
         path = self.root / "needed" / f"{owner}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(sorted(keys)), encoding="utf-8")
-        partial.replace(path)
+        with contextlib.suppress(OSError):  # on a full disk what was said before holds
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(sorted(keys)), encoding="utf-8")
+            partial.replace(path)
 
     def _needed(self) -> set[str]:
         found: set[str] = set()

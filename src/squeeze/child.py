@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import shutil
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from squeeze.errors import CandidateError, FailureClass
+from squeeze.folder import free_bytes
 from squeeze.server import send
 
 Event = Mapping[str, Any]
@@ -218,5 +218,5 @@ class Child:
 
 def _is_full(folder: Path) -> bool:
     with contextlib.suppress(OSError):
-        return shutil.disk_usage(folder).free < _NO_ROOM
+        return free_bytes(folder) < _NO_ROOM
     return False

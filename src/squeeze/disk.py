@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Mapping
-from math import inf
 from pathlib import Path
 
 from squeeze.cache import Cache
 from squeeze.config import CompressionConfig, DistillConfig, Scheme
 from squeeze.decoder import Decoder
 from squeeze.errors import CandidateError
-from squeeze.folder import size_bytes
+from squeeze.folder import free_bytes, size_bytes
 from squeeze.keys import StageKeys
 from squeeze.versions import installed
 
@@ -74,14 +72,14 @@ def check_room(
     """
     place = cache.root if cache else out
     where = next(path for path in (place, *place.absolute().parents) if path.exists())
-    needed, free = _needed(config, base, cache, {}), _free(where)
+    needed, free = _needed(config, base, cache, {}), free_bytes(where)
     if free < needed:
         known = keys()
         needed = _needed(config, base, cache, known)
         if free < needed and cache is not None:
             own = [key for one in known.values() for key in (one.output, one.state)]
             cache.shrink(max(0, round(cache.size_bytes - (needed - free))), own)
-            free = _free(where)
+            free = free_bytes(where)
     if free < needed:
         raise CandidateError(
             f"a build must fit on the disk; this one writes {needed / 1e9:.2f} GB, "
@@ -98,9 +96,3 @@ def _needed(config: CompressionConfig, base: Path, cache: Cache | None, keys: Ma
     there = [name for name, key in keys.items() if (cache.root / "stages" / key.output).is_dir()]
     begun = [name for name, key in keys.items() if (cache.root / "state" / key.state).is_dir()]
     return needed_bytes(config, base, there, begun)
-
-
-def _free(folder: Path) -> float:
-    """Bytes that can be written; some file systems tell nothing, and then it is tried."""
-    usage = shutil.disk_usage(folder)
-    return usage.free if usage.total else inf

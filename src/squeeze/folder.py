@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,12 @@ def content_files(folder: Path) -> list[Path]:
 def content_key(folder: Path) -> str:
     """A hash of the model's files; equal models have equal keys, wherever they lie."""
     return digest({path.name: file_hash(path) for path in content_files(folder)})
+
+
+def free_bytes(folder: Path) -> float:
+    """Bytes that can be written there; infinite where a file system tells nothing, so that it is tried."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else inf
 
 
 def size_bytes(folder: Path) -> int:
