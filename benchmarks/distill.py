@@ -8,7 +8,8 @@ that it loses as little as it can to padding. Tokens are those of the conversati
 Peak memory is that of the steps after the first ones: what CUDA's allocator gave out, or on a CPU the
 resident memory above what the imports took. mfu, of ours: 6·N FLOPs a token for the student and 2·N for the
 teacher plus attention, over the dense bf16 rate of the datasheet; N counts the head for the supervised
-positions only (mfu_all_positions: for all); null on a CPU.
+positions only (mfu_all_positions: for all); null on a CPU. --lora RANK measures our stage finetune instead,
+alone: LoRA on the unpruned model, whose frozen weights need no gradients of their own.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def result(
         "compile",
         "memory",
         "threads",
+        "lora",
     )
     return out | {
         "facts": {key: value for key, value in facts.items() if key != "tokens"},
@@ -231,8 +233,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="the embedded model on a GPU too")
     parser.add_argument("--without", nargs="*", default=[], choices=("ours", "trl"), help="leave a side out")
     parser.add_argument("--show", action="store_true", help="tell each side's notes")
+    parser.add_argument("--lora", type=int, metavar="RANK", help="LoRA instead of distillation, ours alone")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     options = parser.parse_args(arguments)
+    if options.lora:
+        options.without = ["trl"]
     if options.device is None:
         options.device = (
             "cuda" if Path("/proc/driver/nvidia").exists() or Path("/dev/nvidia0").exists() else "cpu"

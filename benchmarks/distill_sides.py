@@ -210,14 +210,14 @@ class StopTraining(Exception):
 
 
 def ours(options: SimpleNamespace) -> None:
-    """The stage distill over the plan; it makes the same rows again."""
+    """The stage distill, or finetune, over the plan; it makes the same rows again."""
     import datasets  # noqa: F401  the same large imports are counted out on both sides
     import transformers  # noqa: F401
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from squeeze.config import Calibration, DistillConfig
+    from squeeze.config import Calibration, DistillConfig, FinetuneConfig
     from squeeze.demo import DATA_DIR
-    from squeeze.stages import Context, distill
+    from squeeze.stages import Context, distill, finetune
     from squeeze.training import learner
 
     folder = Path(options.folder)
@@ -225,18 +225,17 @@ def ours(options: SimpleNamespace) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     supervised = [sum(label != -100 for row in step for label in row["labels"]) for step in plan]
     del plan
-    part = DistillConfig(
-        text=Calibration.model_validate_json((folder / "text.json").read_text()),
-        steps=options.steps + 50,  # the rate falls in the last one only, which is never reached
-        learning_rate=LEARNING_RATE,
-        temperature=1.0,  # TRL's loss has none
-        batch=options.batch,
-        warmup=0,
-        decay=1e-6,
-        validate_every=1_000_000,
-        gradient_checkpointing=options.checkpointing,
-        compile=options.compile and options.device == "cuda",
-    )
+    training: dict[str, Any] = {
+        "text": Calibration.model_validate_json((folder / "text.json").read_text()),
+        "steps": options.steps + 50,  # the rate falls in the last one only, which is never reached
+        "learning_rate": LEARNING_RATE,
+        "batch": options.batch,
+        "warmup": 0,
+        "decay": 1e-6,
+        "validate_every": 1_000_000,
+        "gradient_checkpointing": options.checkpointing,
+        "compile": options.compile and options.device == "cuda",
+    }
     heard: list[tuple[torch.Tensor, int]] = []
     loss_of = learner.Learner.loss
 
@@ -263,13 +262,17 @@ def ours(options: SimpleNamespace) -> None:
     hook = register_optimizer_step_post_hook(after)
     try:
         if gate.begin_step():
-            distill.run(
-                folder / "student", part, folder / "out", Context(data=str(DATA_DIR), base=folder / "teacher")
-            )
+            context = Context(data=str(DATA_DIR), base=folder / "teacher")
+            if options.lora:
+                lora = FinetuneConfig(rank=options.lora, **training)
+                finetune.run(folder / "teacher", lora, folder / "out", context)
+            else:
+                whole = DistillConfig(temperature=1.0, **training)  # TRL's loss has no temperature
+                distill.run(folder / "student", whole, folder / "out", context)
     except StopTraining:
         pass
     hook.remove()
-    gate.finish({"compile": part.compile, "optimizer": sorted(optimizers)})
+    gate.finish({"compile": training["compile"], "optimizer": sorted(optimizers)})
 
 
 if __name__ == "__main__":

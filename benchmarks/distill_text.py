@@ -50,6 +50,10 @@ def prepare(options: SimpleNamespace) -> dict[str, Any]:
     (folder / "text.json").write_text(calibration.model_dump_json())
     lengths = sorted(length for row in rows.lengths for length in row)
     shapes = [Decoder.read(path) for path in (teacher, student)]
+    flops = flops_per_token(shapes[0], shapes[1], rows)
+    if options.lora:
+        shapes = shapes[:1]
+        flops = lora_flops_per_token(shapes[0], rows, options.lora)
     return {
         "tokens": [sum(len(row["input_ids"]) for row in step) for step in plan],
         "tokens_per_step": rows.tokens / len(plan),
@@ -57,9 +61,9 @@ def prepare(options: SimpleNamespace) -> dict[str, Any]:
         "conversation_tokens_median": lengths[len(lengths) // 2],
         "conversation_tokens_max": lengths[-1],
         "supervised_share": round(rows.supervised / rows.tokens, 3),
-        "weights": "embedded model, student of half its feed-forward width" if small else "random",
+        "weights": "embedded model" if small else "random",
         "shape": [f"{one.layers} layers, hidden {one.hidden}, FFN {one.width}" for one in shapes],
-        "flops_per_token": flops_per_token(shapes[0], shapes[1], rows),
+        "flops_per_token": flops,
     }
 
 
@@ -132,14 +136,25 @@ def flops_per_token(teacher: Any, student: Any, rows: Any, attention: bool = Tru
     position (``all_positions``); the look-up of embeddings costs none. Attention: causal, so half of
     2 products · 2 · length² · heads · head_dim a layer and conversation, three times for the student.
     """
+    body = 3 * sum(_layers(student, rows, attention)) + sum(_layers(teacher, rows, attention))
+    return _with_head(body, (6 + 2) * student.hidden * student.vocab, rows)
+
+
+def lora_flops_per_token(model: Any, rows: Any, rank: int, attention: bool = True) -> dict[str, float]:
+    """FLOPs of a token with LoRA: 4·N, as frozen weights have no gradients, and 6·N of the adapters."""
+    linear, attended = _layers(model, rows, attention)
+    adapters = model.layers * rank * sum(inputs + outputs for inputs, outputs in model.linears.values())
+    return _with_head(2 * linear + 3 * attended + 6 * adapters, 4 * model.hidden * model.vocab, rows)
+
+
+def _layers(model: Any, rows: Any, attention: bool) -> tuple[float, float]:
+    """FLOPs of a token on its way forward: of the linear layers, and inside of attention."""
     squares = sum(length**2 for row in rows.lengths for length in row) / rows.tokens if attention else 0.0
+    linear = sum(inputs * outputs for inputs, outputs in model.linears.values())
+    return float(model.layers * 2 * linear), float(model.layers * 2 * squares * model.heads * model.head_dim)
 
-    def layers(model: Any) -> float:
-        linear = sum(inputs * outputs for inputs, outputs in model.linears.values())
-        return float(model.layers * (2 * linear + 2 * squares * model.heads * model.head_dim))
 
-    body = 3 * layers(student) + layers(teacher)
-    head = (6 + 2) * student.hidden * student.vocab
+def _with_head(body: float, head: float, rows: Any) -> dict[str, float]:
     return {"needed": body + head * rows.supervised / rows.tokens, "all_positions": body + head}
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from squeeze.config import Calibration, DistillConfig
+from squeeze.config import Calibration, DistillConfig, FinetuneConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
+from squeeze.stages.finetune import _adapt
 from squeeze.training import models, packed, text
 from squeeze.training.learner import Learner
 from squeeze.training.teacher import Live
@@ -65,6 +66,20 @@ def test_the_operations_counted_are_those_that_torch_counts(rows: text.Rows) -> 
     # torch counts matrix products; not, on a CPU, what is inside of attention.
     ours = distill_text.flops_per_token(shape, shape, few, attention=False)["needed"] * few.tokens
     assert torch.isclose(torch.tensor(ours), torch.tensor(float(_products(counter))), rtol=0.01)
+
+
+def test_the_operations_of_lora_are_those_that_torch_counts(rows: text.Rows) -> None:
+    model = models.load_frozen(MODEL_DIR).requires_grad_(False)
+    packed.attach(model)
+    _adapt(model, FinetuneConfig(rank=8))
+    trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    few = rows.pick([0])
+    with FlopCounterMode(display=False) as counter:
+        Learner(model, trainable).loss(packed.batch(few, [0], "cpu")).backward()
+    shape = Decoder.read(MODEL_DIR)
+    ours = distill_text.lora_flops_per_token(shape, few, 8, attention=False)["needed"] * few.tokens
+    # The inputs of the first layer need no gradients: those are counted, and not made.
+    assert torch.isclose(torch.tensor(ours), torch.tensor(float(_products(counter))), rtol=0.03)
 
 
 def _products(counter: FlopCounterMode) -> int:
