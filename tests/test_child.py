@@ -60,6 +60,8 @@ def answer(request: Any, tell: Any) -> Any:
             os._exit(137)
         case "exit 3":
             sys.exit(3)
+        case "exit 1":
+            os._exit(1)
         case "crash", number:
             os.kill(os.getpid(), number)
         case "raise":
@@ -203,6 +205,17 @@ def test_a_child_that_dies_is_told_with_its_exit_code(
         assert all(gone(pid, 0.5) for pid in grandchildren)
         with pytest.raises(CandidateError):  # and again, instead of an error of the pipe
             one.call("pid", deadline_s=20)
+
+
+def test_a_child_that_ends_where_the_disk_is_full_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(tmp_path) as one:
+        assert one.call("pid", deadline_s=20)
+        monkeypatch.setattr("squeeze.child.free_bytes", lambda _: 0)
+        with pytest.raises(CandidateError, match=r"disk is full; .* \(exit 1\); see .*; free some") as caught:
+            one.call("exit 1", deadline_s=20)
+    assert (caught.value.stage, caught.value.kind) == ("test", "disk")
 
 
 @pytest.mark.parametrize(

@@ -177,17 +177,15 @@ class Child:
             pass
         code = self._words.get("exit")
         kind: FailureClass = "killed"
+        told = f"the process ended (exit {'unknown' if code is None else code}); see {self.log}"
         if code == 128 + signal.SIGKILL:  # what the kernel's out-of-memory killer leaves behind
             kind = "oom"
         elif code in [128 + crash for crash in _CRASHES]:
             kind = "kernel"
         elif code == 1 and _is_full(self.log.parent):
             kind = "disk"  # too full to say so
-        raise CandidateError(
-            f"the process ended (exit {'unknown' if code is None else code}); see {self.log}",
-            stage=self.stage,
-            kind=kind,
-        ) from error
+            told = f"the disk is full; {told}; free some space and start again"
+        raise CandidateError(told, stage=self.stage, kind=kind) from error
 
     def _listen(self, wait_s: float) -> bool:
         """Take in what the guard says, until it is gone or ``wait_s`` is over; whether it is still there."""

@@ -176,4 +176,5 @@ def _started(served: Served, base: Path, tell: Tell) -> Served:
     try:
         return served.wait(tell)
     except CandidateError as error:
-        raise SetupError(f"the baseline {base} must be servable by vLLM: {error}") from error
+        rule = "must find room" if error.kind == "disk" else "must be servable by vLLM"
+        raise SetupError(f"the baseline {base} {rule}: {error}") from error
