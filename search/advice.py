@@ -17,7 +17,7 @@ A_DAY = 3
 FLAGGED, NO_MODEL = "flagged", "no model"
 
 BARRED = {
-    FLAGGED: "whose speed may be talk (search.show tells)",
+    FLAGGED: "whose speed is doubtful (search.show tells)",
     NO_MODEL: "whose model is not kept or not whole (search.build makes it again)",
 }
 """Why a trial is not advised, as a mark and in words."""

@@ -150,7 +150,7 @@ def _print_table(measured: Measurement, baseline: Measurement | None, score: Sco
             table.add_row("time for the same questions", f"{ratio:.4f}", "1.0000")
     console.print(table)
     for flag in score.flags if score else ():
-        console.print(f"flagged: its speed may be talk: {flag}")
+        console.print(f"flagged: its speed is doubtful: {flag}")
 
 
 class Talk:

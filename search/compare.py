@@ -176,7 +176,7 @@ def print_table(rows: Sequence[Compared]) -> None:
     console.print(table)
     for row in rows:
         for flag in row.flags:
-            console.print(printable(f"{row.model}: flagged: its speed may be talk: {flag}"))
+            console.print(printable(f"{row.model}: flagged: its speed is doubtful: {flag}"))
 
 
 if __name__ == "__main__":

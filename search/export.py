@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     score = f"score {record.final.value:.4f}" if record.final else "no score"
     score += ", measured twice" if record.confirmed else ""
     for flag in record.final.flags if record.final else ():
-        print(f"flagged: its speed may be talk: {flag}", file=sys.stderr)
+        print(f"flagged: its speed is doubtful: {flag}", file=sys.stderr)
     print(
         f"trial {record.number} of {arguments.study} ({score}), {path.stat().st_size:,} bytes; "
         f"check that it answers with: python -m search.check {path}",

@@ -195,7 +195,7 @@ def best_told(records: list[TrialRecord]) -> str | None:
     else:
         line += " (measured once)"
     if told := flags(record):
-        line += f"; FLAGGED, its speed may be talk: {'; '.join(told)}"
+        line += f"; FLAGGED, its speed is doubtful: {'; '.join(told)}"
     ties = [str(number) for number, place in standing(records).items() if place == "tie"]
     return f"{line}; not known to be better than trial {', '.join(ties)}" if ties else line
 

@@ -138,6 +138,21 @@ class Alike(Record):
 Rung = Literal["speed", "divergence", "divergence_more", "block", "rest", "repeats"]
 
 
+class Clocks(Record):
+    """What NVML said of the GPU while a model was measured, engine's start included.
+
+    sm_mhz: its clock, least, median and most. celsius: the hottest. watts: the median. busy: share of the
+    time in which a kernel ran, 0–1. slowed: what held the clock down -> share of the samples.
+    """
+
+    samples: int
+    sm_mhz: tuple[int, int, int]
+    celsius: int
+    watts: float
+    busy: float
+    slowed: Mapping[str, float] = {}
+
+
 class Measurement(Record):
     """Raw numbers of one model in one engine.
 
@@ -151,6 +166,7 @@ class Measurement(Record):
     the baseline. sampled: what the baseline said; its own measurement has it. divergence: a candidate's from
     that. perplexity: of held-out text, where the workload asks for it. unscored: benchmark -> why the
     baseline's answers have no scores, so that nobody's count. seconds: phase (start, generate, …) -> s.
+    clocks: the GPU's meanwhile; None on a CPU, and where the driver does not tell.
     """
 
     model: str
@@ -168,6 +184,7 @@ class Measurement(Record):
     perplexity: Perplexity | None = None
     unscored: Mapping[str, str] = {}
     seconds: Mapping[str, float] = {}
+    clocks: Clocks | None = None
 
     def joined(self, later: Measurement) -> Measurement:
         """Both measurements as one: the questions of both, of those asked twice the later outcome, and the

@@ -217,7 +217,7 @@ def test_trials_that_are_flagged_or_have_no_model_are_marked_and_not_advised(
     marks, chosen, told = predicted()
     assert marks == {0: ["flagged"], 1: ["flagged", "no model"], 2: ["no model"], 3: []}
     assert chosen == [3] and told.startswith("submit next: trial 3, of the highest")
-    assert "passed over: 0, whose speed may be talk" in told and "2, whose model is not kept" in told
+    assert "passed over: 0, whose speed is doubtful" in told and "2, whose model is not kept" in told
     ledger.main(["predict"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [" ".join(row[5:]) for row in rows] == ["flagged", "flagged, no model", "no model", "next"]

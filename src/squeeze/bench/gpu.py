@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from squeeze.errors import SetupError
 
@@ -86,11 +87,12 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def read_nvml() -> Reading | None:
-    """The GPU that CUDA shows first; None where NVML is missing, or does not tell (a slice of a GPU).
+def device() -> Any | None:
+    """NVML's handle of the GPU that CUDA shows first; None where NVML is missing, or where it is not known.
 
     NVML counts GPUs by their place on the bus. Children do too (``squeeze.server.ENVIRONMENT``), unless
-    CUDA_DEVICE_ORDER says otherwise: of several GPUs it is not known then which is the first.
+    CUDA_DEVICE_ORDER says otherwise: of several GPUs it is not known then which is the first. Of a slice of
+    a GPU nothing is told.
     """
     try:
         import pynvml
@@ -102,31 +104,41 @@ def read_nvml() -> Reading | None:
         if chosen.startswith("MIG-"):
             return None
         if chosen.startswith("GPU-"):
-            device = pynvml.nvmlDeviceGetHandleByUUID(chosen)
+            found = pynvml.nvmlDeviceGetHandleByUUID(chosen)
         else:
             ordered = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID") == "PCI_BUS_ID"
             if not ordered and pynvml.nvmlDeviceGetCount() > 1:
                 return None
-            device = pynvml.nvmlDeviceGetHandleByIndex(int(chosen) if chosen.isdecimal() else 0)
-        if _is_sliced(device):
-            return None
-        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-        users = [
-            User(one.pid, _name(one.pid), one.usedGpuMemory)
-            for one in pynvml.nvmlDeviceGetComputeRunningProcesses(device)
-            if one.pid != os.getpid()
-        ]
-        return Reading(_text(pynvml.nvmlDeviceGetName(device)), memory.free, memory.total, tuple(users))
+            found = pynvml.nvmlDeviceGetHandleByIndex(int(chosen) if chosen.isdecimal() else 0)
+        return None if _is_sliced(found) else found
     except pynvml.NVMLError:
         return None
 
 
-def _is_sliced(device: object) -> bool:
+def read_nvml() -> Reading | None:
+    """What NVML says of ``device``; None where it does not tell."""
+    if (asked := device()) is None:
+        return None
+    import pynvml
+
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(asked)
+        users = [
+            User(one.pid, _name(one.pid), one.usedGpuMemory)
+            for one in pynvml.nvmlDeviceGetComputeRunningProcesses(asked)
+            if one.pid != os.getpid()
+        ]
+        return Reading(_text(pynvml.nvmlDeviceGetName(asked)), memory.free, memory.total, tuple(users))
+    except pynvml.NVMLError:
+        return None
+
+
+def _is_sliced(handle: object) -> bool:
     """Whether a GPU is in MIG mode: CUDA then shows a slice, NVML under this handle the whole."""
     import pynvml
 
     try:
-        current, _ = pynvml.nvmlDeviceGetMigMode(device)
+        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
     except pynvml.NVMLError:  # older than MIG
         return False
     return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)

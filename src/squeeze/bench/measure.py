@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from squeeze.bench import gpu
+from squeeze.bench.clocks import Meter
 from squeeze.bench.divergence import divergence
 from squeeze.bench.judge import RATINGS, Judge
 from squeeze.bench.judged import JUDGED, NO_JUDGE, rated_baseline, rated_candidate
@@ -72,17 +73,19 @@ class Bench:
         SetupError when it cannot be served, CandidateError when it does not answer.
         """
         self._await_room()
-        served = self._reference.serve(tell)
-        try:
-            for measured in _rungs(served, self._base, self.workload, None, {}, tell):
-                if once and measured.rung == "rest":
-                    break
-            tokens = self.workload.divergence
-            said = served.say(tokens[-1]) if tokens else ()
-            measured = rated_baseline(self._judge, served, measured, tell, self._unscored[JUDGED])
-        finally:
-            self._reference.end()
-        self.baseline = measured.model_copy(update={"sampled": said})
+        with self._meter() as meter:
+            served = self._reference.serve(tell)
+            try:
+                for measured in _rungs(served, self._base, self.workload, None, {}, tell):
+                    if once and measured.rung == "rest":
+                        break
+                clocks = meter.clocks if meter else None
+                tokens = self.workload.divergence
+                said = served.say(tokens[-1]) if tokens else ()
+                measured = rated_baseline(self._judge, served, measured, tell, self._unscored[JUDGED])
+            finally:
+                self._reference.end()
+        self.baseline = measured.model_copy(update={"sampled": said, "clocks": clocks})
         return self.baseline
 
     def measure(
@@ -112,7 +115,10 @@ class Bench:
         try:
             if isinstance(self._reference, Bracketed):  # whose engine has just ended
                 self._await_room()
-            with Served(model, self._served_as, log, deadlines=self._deadlines) as served:
+            with (
+                self._meter() as meter,
+                Served(model, self._served_as, log, deadlines=self._deadlines) as served,
+            ):
                 served.wait(tell)
                 refuse_other_questions(served, self.baseline)
                 told: dict[str, Any] = {}
@@ -124,9 +130,22 @@ class Bench:
                         told["divergence"], said = known.divergence, ()
                 rungs = _rungs(served, model, self.workload, self._reference, lengths, tell, said, empty)
                 for measurement in rated_candidate(self._judge, self.baseline, served, rungs, tell):
-                    yield measurement.model_copy(update=told)
+                    clocks = meter.clocks if meter else None
+                    yield measurement.model_copy(update={**told, "clocks": clocks})
         finally:
             self._reference.end()
+
+    @contextlib.contextmanager
+    def _meter(self) -> Iterator[Meter | None]:
+        """Watch the GPU's clocks meanwhile; None on a CPU."""
+        if self._target.device == "cpu":
+            yield None
+            return
+        meter = Meter()
+        try:
+            yield meter
+        finally:
+            meter.close()
 
     def _await_room(self) -> None:
         """Wait until the engines before have given back their memory; refuse a GPU that others use."""

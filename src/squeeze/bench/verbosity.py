@@ -1,4 +1,7 @@
-"""Does a model talk more than the baseline? More talk lowers the time per token and earns nothing else."""
+"""What makes a model's speed doubtful: more talk than the baseline's, above all; a GPU that was slowed down.
+
+More talk lowers the time per token and earns nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from math import sqrt
 from statistics import fmean, median, stdev
 
 from squeeze.bench.stats import between, time_of_all, time_ratio
-from squeeze.records import Measurement, Pass, Question, Talk
+from squeeze.records import Clocks, Measurement, Pass, Question, Talk
 
 WORDY = 1.25
 """So many times the baseline's tokens an answer are flagged, where the difference is no chance."""
@@ -20,6 +23,10 @@ EARNED = 0.02
 
 SHARE = 0.05
 """So much larger a share of answers cut off, or ending in a loop, is flagged; two answers at least."""
+
+SLOWED = 0.05
+"""So large a share of the time in which heat or a failing supply held the GPU's clock down is flagged. The
+power cap, which a large GPU meets whenever it is busy, is not: the baseline beside it meets it too."""
 
 LOOP_TIMES, LOOP_LENGTH, UNIT_LENGTH, TAIL = 4, 40, 200, 2000
 """A loop: a text's end is a unit of 200 characters at most, 4 times or more, over 40 characters or more."""
@@ -72,7 +79,20 @@ def flags(measurement: Measurement, baseline: Measurement) -> tuple[str, ...]:
             f"in all: {of_all / a_token:.2f} times the baseline's tokens; the same questions take "
             f"{of_all:.3f} of its time, a token {a_token:.3f}"
         )
-    return tuple(told)
+    return (*told, *slowed(measurement.clocks))
+
+
+def slowed(clocks: Clocks | None) -> tuple[str, ...]:
+    """What held the GPU's clock down, in words, where it was more than a moment."""
+    if clocks is None:
+        return ()
+    least, _, most = clocks.sm_mhz
+    return tuple(
+        f"the GPU was slowed down in {share:.0%} of the time: {why.replace('_', ' ')}; "
+        f"{least} to {most} MHz, {clocks.celsius} °C"
+        for why, share in clocks.slowed.items()
+        if why != "power_cap" and share > SLOWED
+    )
 
 
 def loops(question: Question) -> bool:
