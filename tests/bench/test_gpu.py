@@ -7,7 +7,16 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from squeeze.bench.gpu import PATIENCE_S, POLL_S, Reading, User, await_room, read_nvml
+from squeeze.bench.gpu import (
+    PATIENCE_S,
+    POLL_S,
+    Reading,
+    User,
+    await_room,
+    read_nvml,
+    refuse_newcomers,
+    users,
+)
 from squeeze.errors import SetupError
 from squeeze.server import ENVIRONMENT
 
@@ -51,6 +60,23 @@ def test_a_gpu_that_somebody_uses_is_refused_with_their_name(reading: Reading, w
     with pytest.raises(SetupError, match=who) as caught:
         waited(reading)
     assert "CUDA_VISIBLE_DEVICES" in str(caught.value)
+
+
+def test_somebody_who_begins_while_a_model_is_timed_is_refused_with_their_name() -> None:
+    engines = User(1, "python", 10 * GIB), User(2, "python", 10 * GIB)
+    desktop = User(12, "Xwayland", 100 << 20)
+
+    def seen(*found: User) -> Reading:
+        return Reading("NVIDIA L4", 0, 23 * GIB, found)
+
+    before = users(lambda: seen(*engines, desktop))
+    assert before == engines
+    refuse_newcomers(before, lambda: seen(*engines, desktop, User(13, "Xorg", 90 << 20)))
+    refuse_newcomers(before, lambda: seen(engines[0], User(3, "python", 10 * GIB)))  # one started anew
+    refuse_newcomers(before, lambda: None)
+    with pytest.raises(SetupError, match=r"^a GPU must be .* pid 4711 \(train, 30.0 GiB\) began"):
+        refuse_newcomers(before, lambda: seen(*engines, User(4711, "train", 30 * GIB)))
+    assert users(lambda: None) is None
 
 
 def test_patience_ends() -> None:

@@ -14,13 +14,14 @@ import pytest
 
 from objectives import competition
 from search import bench as command
+from squeeze.bench import rungs
 from squeeze.bench.measure import Bench
 from squeeze.bench.reference import Beside, Bracketed
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
 from squeeze.errors import CandidateError
-from squeeze.records import Measurement, Rung
+from squeeze.records import Measurement, Pass, Rung
 from squeeze.target import Target
 
 pytestmark = pytest.mark.engine
@@ -53,6 +54,27 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def baseline(bench: Bench) -> Measurement:
     assert bench.baseline is not None
     return bench.baseline
+
+
+def test_passes_go_on_until_the_ratio_is_steady_or_the_time_is_over(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_steady", True)
+    monkeypatch.setattr(rungs, "STEADY_ERROR", 10.0)
+    *_, found = bench.measure(MODEL_DIR, log=tmp_path / "log")
+    assert len(found.passes) == WORKLOAD.repeats
+    a_pass = max(map(seconds, zip(found.passes, found.reference, strict=True)))
+    monkeypatch.setattr(rungs, "STEADY_ERROR", 0.0)
+    monkeypatch.setattr(rungs, "STEADY_S", (WORKLOAD.repeats + 1) * a_pass)
+    *_, found = bench.measure(MODEL_DIR, log=tmp_path / "log")
+    each = [seconds(one) for one in zip(found.passes, found.reference, strict=True)]
+    assert len(each) > WORKLOAD.repeats
+    assert sum(each) >= (WORKLOAD.repeats + 1) * a_pass > sum(each[:-1])
+
+
+def seconds(passes: tuple[Pass, ...]) -> float:
+    """What passes took together, s."""
+    return sum(timing.seconds for one in passes for timing in one.timings.values())
 
 
 def test_the_baseline_is_measured_whole_and_without_a_reference(baseline: Measurement) -> None:

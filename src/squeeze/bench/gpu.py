@@ -67,20 +67,46 @@ def await_room(
         left -= POLL_S
 
 
+def users(read: Callable[[], Reading | None] | None = None) -> tuple[User, ...] | None:
+    """Who computes on the GPU now, engines of ours included; None where NVML cannot be asked."""
+    reading = (read or read_nvml)()
+    return None if reading is None else tuple(user for user in reading.users if _computes(user))
+
+
+def refuse_newcomers(before: tuple[User, ...], read: Callable[[], Reading | None] | None = None) -> None:
+    """Raise SetupError, with who it is, when more processes compute on the GPU than did before.
+
+    before: ``users`` once our engines had started. An engine of ours that was started anew has another pid,
+    so that it is their number that tells: in a container the pids are not ours to look up.
+    """
+    now = users(read)
+    if now is None or len(now) <= len(before):
+        return
+    known = {user.pid for user in before}
+    new = tuple(user for user in now if user.pid not in known)
+    raise SetupError(
+        f"a GPU must be free while it is timed; {_named(new)} began to use it meanwhile; "
+        "end that, or choose another GPU with CUDA_VISIBLE_DEVICES"
+    )
+
+
 def _computes(user: User) -> bool:
     return user.used_bytes is None or user.used_bytes >= SMALL_BYTES
 
 
 def _who(reading: Reading) -> str:
-    told = [
-        f"pid {user.pid} ({user.name}{'' if user.used_bytes is None else f', {_gib(user.used_bytes)}'})"
-        for user in reading.users
-    ]
-    if told:
-        return ", ".join(told)
+    if reading.users:
+        return _named(reading.users)
     # As in a container, whose driver does not show the processes of others.
     used = reading.total_bytes - reading.free_bytes
     return f"somebody whom the driver does not name, with {_gib(used)} of {_gib(reading.total_bytes)}"
+
+
+def _named(found: tuple[User, ...]) -> str:
+    return ", ".join(
+        f"pid {user.pid} ({user.name}{'' if user.used_bytes is None else f', {_gib(user.used_bytes)}'})"
+        for user in found
+    )
 
 
 def _gib(size: int) -> str:
@@ -123,12 +149,12 @@ def read_nvml() -> Reading | None:
 
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(asked)
-        users = [
+        found = [
             User(one.pid, _name(one.pid), one.usedGpuMemory)
             for one in pynvml.nvmlDeviceGetComputeRunningProcesses(asked)
             if one.pid != os.getpid()
         ]
-        return Reading(_text(pynvml.nvmlDeviceGetName(asked)), memory.free, memory.total, tuple(users))
+        return Reading(_text(pynvml.nvmlDeviceGetName(asked)), memory.free, memory.total, tuple(found))
     except pynvml.NVMLError:
         return None
 

@@ -93,6 +93,14 @@ def time_of_all(passes: Sequence[Pass], reference: Sequence[Pass]) -> float:
     return exp(fmean(one.log_time for one in _processes(passes, reference)))
 
 
+def error_within(passes: Sequence[Pass], reference: Sequence[Pass]) -> float:
+    """What more passes of one process would lessen: the standard error of its ratio's logarithm.
+
+    Infinite while it is not known, as with one pass.
+    """
+    return sqrt(_in_one_process(passes, reference).variance)
+
+
 class _Process(NamedTuple):
     """What the passes of one process say: logarithms of the ratio of the times and of the times per token,
     the variance of both, its degrees of freedom."""
