@@ -126,6 +126,7 @@ def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: ar
                     "seconds": round(time.perf_counter() - began, 1),
                     "passes": [one.model_dump(mode="json")["timings"] for one in measured.passes],
                     "reference": [one.model_dump(mode="json")["timings"] for one in measured.reference],
+                    "clocks": measured.clocks and measured.clocks.model_dump(mode="json"),
                     **watch.told(),
                 },
             )

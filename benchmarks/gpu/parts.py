@@ -79,8 +79,8 @@ def _make(folder: Path, quick: bool, widths: Mapping[str, float]) -> None:
         (folder / name / "done").touch()
 
 
-def make_questions(folder: Path) -> Path:
-    """A data folder with 256 questions of some 256 tokens and 32 of some 3,072, all different, and chats."""
+def make_questions(folder: Path, short: int = 256, long: int = 32) -> Path:
+    """A data folder with questions of some 256 tokens, of some 3,072, all different, and chats."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from tokenizers import Tokenizer
@@ -95,11 +95,11 @@ def make_questions(folder: Path) -> Path:
         return str(tokenizer.decode((ids[start:] + ids)[:tokens]))
 
     folder.mkdir(parents=True, exist_ok=True)
-    short = [
+    asked = [
         {"question": text(200), "options": [text(6) for _ in range(4)], "solution": "1", "category": "made"}
-        for _ in range(256)
+        for _ in range(short)
     ]
-    long = [
+    read = [
         {
             "id": str(number),
             "titles": ["made"],
@@ -109,9 +109,9 @@ def make_questions(folder: Path) -> Path:
             "prompt": "{titles}\n{context}\n{question}",
             "task": "single",
         }
-        for number in range(32)
+        for number in range(long)
     ]
-    for name, rows in ((SHORT, short), (LONG, long)):
+    for name, rows in ((SHORT, asked), (LONG, read)):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     shutil.copyfile(DATA_DIR / "manta.parquet", folder / "manta.parquet")
     return folder
@@ -131,14 +131,16 @@ def mixed(data: Path, quick: bool) -> Workload:
 class Watch:
     """What nvidia-smi and /proc say while a block runs, every 0.2 s; nothing where there is no GPU.
 
-    busy: share of the samples' time in which some kernel ran, 0–1 (``utilization.gpu`` is NVML's own mean
-    over the last sixth of a second to a second). gpu_gib: most memory in use. host_gib: most private
-    memory that the processes below this one had resident together. clocks: SM MHz, least, median, most.
-    reasons: bit masks of NVML's clock event reasons that were seen.
+    held: share of the samples with more than 1 GiB in use. busy: share of the samples' time in which some
+    kernel ran, 0–1 (``utilization.gpu`` is NVML's own mean over the last sixth of a second to a second).
+    gpu_gib: most memory in use. host_gib: most private memory that the processes below this one had resident
+    together. clocks: SM MHz, least, median, most. reasons: bit masks of NVML's clock event reasons that were
+    seen.
     """
 
     def __init__(self) -> None:
         self.busy: float | None = None
+        self.held: float | None = None
         self.gpu_gib: float | None = None
         self.host_gib = 0.0
         self.clocks: tuple[int, int, int] | None = None
@@ -152,7 +154,7 @@ class Watch:
         if shutil.which("nvidia-smi"):
             asked = f"--query-gpu={FIELDS},{THROTTLE}"
             self._smi = subprocess.Popen(
-                ["nvidia-smi", asked, "--format=csv,noheader,nounits", "-lms", "200"],
+                ["nvidia-smi", asked, "--format=csv,noheader,nounits", "-lms", "200", *_chosen()],
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -171,6 +173,7 @@ class Watch:
         rows = [row for row in rows if len(row) == 8 and row[1].isdigit()]
         if rows:
             self.busy = round(sum(int(row[1]) for row in rows) / len(rows) / 100, 4)
+            self.held = round(sum(int(row[2]) > 1024 for row in rows) / len(rows), 4)
             self.gpu_gib = round(max(int(row[2]) for row in rows) / 1024, 2)
             clocks = sorted(int(row[3]) for row in rows)
             self.clocks = (clocks[0], clocks[len(clocks) // 2], clocks[-1])
@@ -198,12 +201,19 @@ class Watch:
         """For JSON."""
         return {
             "gpu_busy": self.busy,
+            "gpu_held": self.held,
             "gpu_gib": self.gpu_gib,
             "host_gib": self.host_gib,
             "sm_mhz": self.clocks,
             "hottest_c": self.hottest_c,
             "clock_event_reasons": self.reasons,
         }
+
+
+def _chosen() -> list[str]:
+    """Which GPU nvidia-smi is to watch: the one that CUDA shows first."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return [f"--id={first}"] if first else []
 
 
 def _below(pid: int) -> list[int]:

@@ -139,14 +139,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             found.setdefault(case, one)  # later ones are for the times per token
             say(f"{case}: {one.seconds:.1f} s; {json.dumps(one.parts)}")
 
-        start("cold", "one", every, times=times["all"])
-        start("slot", "two", every, times=times["all"])
-        start("no slot", "two", every, through_slot=False)
+        if not options.product:
+            start("cold", "one", every, times=times["all"])
+            start("slot", "two", every, times=times["all"])
+            start("no slot", "two", every, through_slot=False)
         start("graphs, first", "one", few, times=times["product"])
         start("graphs", "two", few, times=times["product"])
         start("new shape", "narrow", few)
         for _ in range(options.again):
-            start("slot", "one", every, times=times["all"])
+            if not options.product:
+                start("slot", "one", every, times=times["all"])
             start("graphs", "one", few, times=times["product"])
     print(json.dumps(report(found, times, options)))
     return 0
@@ -197,7 +199,7 @@ def report(
             case: {"seconds": one.seconds, "parts": one.parts, "graphs": len(one.sizes)}
             for case, one in found.items()
         },
-        "graph_sizes": {"all": list(found["slot"].sizes), "product": list(found["graphs"].sizes)},
+        "graph_sizes": {case: list(found[case].sizes) for case in ("slot", "graphs") if case in found},
         "per_token_us": {
             name: {
                 str(batch): [[round(one, 1) for one in repeats] for repeats in taken]
@@ -208,6 +210,7 @@ def report(
         "ratio": {
             str(batch): round(times["product"].middle(batch) / times["all"].middle(batch), 4)
             for batch in BATCHES
+            if times["all"].taken[batch]
         },
         "model": "embedded" if options.quick else "EXAONE-4.0-1.2B's shape, random weights",
         "versions": installed(VERSIONS),
@@ -291,6 +294,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="the embedded model, on a CPU too")
     parser.add_argument("--again", type=int, default=0, help="more pairs of engines for the times per token")
+    parser.add_argument("--product", action="store_true", help="only engines with the product's graphs")
     parser.add_argument("--work", help="where models and caches are put for the while (default: TMPDIR)")
     parser.add_argument("--logs", help="keep the engines' logs there")
     return parser.parse_args(argv)

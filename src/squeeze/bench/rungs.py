@@ -20,7 +20,7 @@ from squeeze.records import Measurement, Pass, Perplexity, Question, Rung, Sampl
 STEADY_ERROR = 0.005
 """On a GPU passes go on until the time ratio's standard error within the process is as small as this …"""
 
-STEADY_S = 60.0
+STEADY_S = 30.0
 """… or so much time has been spent on answering, baseline's included. Passes of a large workload take longer
 than this by themselves; those of a second or two are at the mercy of the host's other users."""
 
