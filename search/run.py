@@ -34,7 +34,7 @@ POLL_S = 5.0
 """How often a worker looks whether another one has ended, when there is nothing else to do."""
 
 FAILURES_IN_A_ROW = 3
-"""So many failures of the machine, one after the other and of different candidates, end the search."""
+"""So many failures of the machine, one after the other, end the search; see ``search.retries.Streak``."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,15 +145,15 @@ def _loop(
     from search.keep import needed_outputs
     from search.propose import next_trial
     from search.records import set_aside
+    from search.retries import Streak
     from search.settle import abandon, given_up, gives_up, reap, settle
     from search.study import finished
     from search.trial import run_trial
     from search.workers import beating
-    from squeeze.errors import RETRIED
     from squeeze.failures import is_full
     from squeeze.folder import content_key
 
-    failed: set[str] = set()
+    streak = Streak()
     while (done := finished(study)) < arguments.trials and time.monotonic() < ends:
         _say_again(progress, reap(study, past, reaper))
         if elsewhere := len(reaper.running()):
@@ -197,12 +197,10 @@ def _loop(
         progress.finish(record, finished(study))
         if deadly:  # long ago
             continue
-        # Both tries of one candidate count once, as it may be its fault; a judge's failure never is.
-        what = str(record.number) if record.failure == "judge" else record.config.key
-        failed = {*failed, what} if record.failure in RETRIED else set()
-        if len(failed) == FAILURES_IN_A_ROW:
+        failed = streak.add(study.get_trials(deepcopy=False)[record.number], record.config.key)
+        if failed >= FAILURES_IN_A_ROW:
             raise SetupError(
-                f"{len(failed)} trials in a row failed for reasons of the machine, the last: "
+                f"{failed} trials in a row failed for reasons of the machine, the last: "
                 f"{record.reason}; mend that and run the same command again"
             )
 

@@ -18,6 +18,7 @@ from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
 from search.pruning import LOW
 from search.records import TrialRecord, best_first, forget_trial, load_trials, save_trial
+from search.retries import SECONDS, is_held, its_own, queue_again
 from search.study import FINISHED, add_to_mirror, mirrored
 from search.workers import (
     CONFIG,
@@ -93,8 +94,8 @@ def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> bool:
     """Tell Optuna what became of a running trial. frozen: that trial.
 
     A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it. What
-    may be the machine's fault is told as failed the first time, and its parameters are queued once more.
-    Returns False when another worker has given the trial up meanwhile.
+    may be the machine's fault is told as failed and tried again, see ``search.retries``. Returns False when
+    another worker has given the trial up meanwhile.
     """
     try:
         _tell(study, record, frozen)
@@ -109,13 +110,14 @@ def _tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> None
     trial = optuna.Trial(study, frozen._trial_id)
     for name, value in _attributes(record).items():
         trial.set_user_attr(name, value)
-    failed = frozen.user_attrs.get(FAILED, 0)
-    retried = record.failure in RETRIED and not failed and not gives_up(frozen)
+    failure = record.failure
+    again = failure in RETRIED and not gives_up(frozen) and not its_own(study, frozen, failure)
     trial.set_constraint("candidate failed", float(record.failure is not None))
     if record.state == "complete" and record.score is not None:
         study.tell(trial, record.score.value)
-    elif retried:
-        requeue(study, frozen, {FAILED: failed + 1})  # first: a kill in between must not lose it
+    elif again:
+        if FAILED not in frozen.user_attrs:
+            queue_again(study, frozen)  # first: a kill in between must not lose it
         study.tell(trial, state=TrialState.FAIL)
     else:
         study.tell(trial, state=TrialState.PRUNED)
@@ -141,7 +143,7 @@ def catch_up(study: optuna.Study, mirror: optuna.Study, past: Past, reaper: Reap
                 forget_trial(study.study_name, trial.number)
                 if record is not None:
                     past.drop(trial.number)
-            if trial.number not in retried and DOUBLE not in trial.user_attrs:
+            if trial.number not in retried and DOUBLE not in trial.user_attrs and not is_held(trial):
                 requeue(study, trial)  # whoever gave it up died before it was queued
     return queued
 
@@ -223,7 +225,7 @@ def _attributes(record: TrialRecord) -> dict[str, str | float]:
         "compression": compression(record),
         "result": record.state,
         CONFIG: record.config.key,
-        "seconds": round(sum(record.seconds.values()), 1),
+        SECONDS: round(sum(record.seconds.values()), 1),
     }
     if record.reason:
         attributes["reason"] = printable(record.reason)

@@ -162,17 +162,15 @@ def test_a_failed_candidate_counts_and_is_infeasible_to_the_sampler(workplace: P
     assert finished(study) == 1
 
 
-def test_what_is_killed_twice_is_told_as_failed_and_the_search_moves_on(workplace: Path) -> None:
+def test_what_is_killed_twice_is_held_back_and_the_search_moves_on(workplace: Path) -> None:
     study, mirror, past = opened()
     for number in range(2):
         begun(study, owned_by=owner())
         settle(study, mirror, past, failed(number, "killed"))
     first, second = study.get_trials()
-    assert first.state == TrialState.FAIL
-    assert second.state == TrialState.PRUNED
-    assert second.constraints == {"candidate failed": 1.0}
+    assert first.state == second.state == TrialState.FAIL
     assert second.user_attrs[RETRY_OF] == 0
-    assert finished(study) == 1
+    assert finished(study) == 0
     assert begun(study, owned_by=owner()).params == {"x": 5}
 
 
@@ -405,7 +403,8 @@ def test_a_trial_that_was_cut_off_is_still_tried_again_when_the_machine_fails_it
         begun(study, owned_by=owner())
         settle(study, mirror, past, failed(number, "disk"))
     states = [trial.state for trial in study.get_trials()]
-    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.PRUNED]
+    assert states == [TrialState.FAIL] * 3
+    assert begun(study, owned_by=owner()).params == {"x": 5}
 
 
 def test_a_trial_that_another_worker_gave_up_is_forgotten(

@@ -418,21 +418,3 @@ def test_a_trial_whose_workers_fall_silent_again_and_again_is_given_up(
     spoil(monkeypatch, lambda x: AssertionError("it was run again") if x == 3 else None)
     worker.search(SQLITE, 2)
     check_given_up(MOST_CUT_OFF)
-
-
-def test_both_tries_of_a_broken_candidate_count_once_towards_the_end_of_the_search(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spoil(monkeypatch, lambda x: "killed" if x in (3, 5) else None)
-    worker.search(SQLITE, 3)
-    assert [record.failure for record in load_trials("demo")] == ["killed"] * 4 + [None]
-
-
-@pytest.mark.parametrize(("failure", "tries"), [("killed", 5), ("disk", 5), ("judge", 3)])
-def test_three_candidates_in_a_row_that_the_machine_fails_end_the_search(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, failure: FailureClass, tries: int
-) -> None:
-    spoil(monkeypatch, lambda x: failure)
-    with pytest.raises(SetupError, match="3 trials in a row failed for reasons of the machine, the last"):
-        worker.search(SQLITE, 9)
-    assert [record.failure for record in load_trials("demo")] == [failure] * tries
