@@ -7,7 +7,6 @@ are so many, the leading ones are measured again before one is called best.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -146,7 +145,7 @@ def _loop(
     from search.propose import next_trial
     from search.records import set_aside
     from search.retries import Streak
-    from search.settle import abandon, given_up, gives_up, reap, settle
+    from search.settle import given_up, gives_up, leave, reap, settle
     from search.study import finished
     from search.trial import run_trial
     from search.workers import beating
@@ -176,10 +175,7 @@ def _loop(
             _given_up(progress, trial.number)
             continue
         except BaseException as error:
-            with contextlib.suppress(Exception):  # the database may be what broke; the next start does it
-                # A user and a machine end any trial; what else ends the search may be this one's fault.
-                its_own = not isinstance(error, KeyboardInterrupt | SetupError)
-                abandon(study, study.get_trials(deepcopy=False)[trial.number], cut_off=its_own)
+            leave(study, trial.number, error)
             raise
         try:
             kept = settle(study, mirror, past, record)

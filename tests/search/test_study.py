@@ -15,15 +15,16 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from search.keep import delete_others
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
-from search.settle import Past, better_elsewhere, catch_up, given_up, gives_up, settle
+from search.settle import Past, better_elsewhere, catch_up, given_up, gives_up, leave, settle
 from search.storage import default_storage
 from search.study import alone, finished, is_searched, open_study, this_worker
-from search.workers import CONFIG, MOST_CUT_OFF, OWNER, RETRY_OF, Reaper, owner, retry
+from search.workers import CONFIG, CUT_OFF, MOST_CUT_OFF, OWNER, RETRY_OF, Owner, Reaper, owner, retry
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -393,6 +394,43 @@ def test_a_trial_in_which_the_search_died_again_and_again_is_given_up(workplace:
     assert (record.number, record.failure) == (last.number, "killed")
     assert record.reason == f"killed in search: the search has died in this trial {MOST_CUT_OFF} times"
     assert begun(study, owned_by=owner()).params == {"x": 5}
+
+
+@pytest.mark.parametrize(("boot", "counts"), [("", True), ("this", True), ("before", False)])
+def test_a_trial_whose_machine_was_started_anew_is_not_counted_as_cut_off(
+    workplace: Path, boot: str, counts: bool
+) -> None:
+    study, mirror, past = opened()
+    mine = Owner.parse(this_worker("demo"))
+    its = {"place": "another container", "boot": mine.boot if boot == "this" else boot}
+    for number in range(2):
+        begun(study, owned_by=":".join(mine._replace(**its)))
+        assert catch_up(study, mirror, past, reaper(study)) == [number]
+    assert study.get_trials()[-1].user_attrs.get(CUT_OFF, 0) == (2 if counts else 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [(StorageInternalError("away"), False), (KeyboardInterrupt(), False), (RuntimeError("a bug"), True)],
+)
+def test_what_ended_a_search_whose_database_was_away_is_known_at_the_next_start(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, counts: bool
+) -> None:
+    study, mirror, past = opened()
+    trial = begun(study, owned_by=dead_owner())
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StorageInternalError("the server is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(optuna.Study, "get_trials", away)
+        leave(study, trial.number, error)
+    assert study.get_trials()[0].state == TrialState.RUNNING
+    assert catch_up(study, mirror, past, reaper(study)) == [0]
+    assert study.get_trials()[1].user_attrs.get(CUT_OFF, 0) == counts
+    begun(study, owned_by=dead_owner())  # of which nothing is known
+    assert catch_up(study, mirror, past, reaper(study)) == [1]
+    assert study.get_trials()[2].user_attrs[CUT_OFF] == 1 + counts
 
 
 def test_a_trial_that_was_cut_off_is_still_tried_again_when_the_machine_fails_it(workplace: Path) -> None:
