@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.draws import Draw
 from search.modelled import Observation, Point, expected_gain
+from search.retries import held_back, queue_again, ready
 from search.speeds import Shape
 from search.study import FINISHED
 from search.workers import CONFIG, DOUBLE, OWNER, QUEUED_BY, doubled, record_heartbeat
@@ -63,9 +64,7 @@ def next_trial(
     while True:
         trials = study.get_trials(deepcopy=False)
         if all(trial.state != TrialState.WAITING for trial in trials):
-            begun = [trial for trial in trials if trial.state in (*FINISHED, TrialState.RUNNING)]
-            params, key = _next(begun, space, target, sampler, seed)
-            study.enqueue_trial(dict(params), user_attrs={CONFIG: key, QUEUED_BY: me})
+            _queue_next(study, trials, space, target, sampler, seed, me)
         with warnings.catch_warnings():
             # Ours are recorded: https://github.com/optuna/optuna/issues/3293
             warnings.filterwarnings("ignore", message="Heartbeat of storage")
@@ -89,10 +88,40 @@ def next_trial(
         study.tell(trial, state=TrialState.FAIL)
 
 
+def _queue_next(
+    study: optuna.Study,
+    trials: list[FrozenTrial],
+    space: Space,
+    target: Target,
+    sampler: str,
+    seed: int,
+    me: str,
+) -> None:
+    """Queue what was held back and may be tried now; else something new; else what was held back.
+
+    Raises ConfigError when there is nothing; see ``search.retries``.
+    """
+    held = held_back(trials)
+    again = ready(trials, held, me)
+    if not again:
+        taken = {trial.number for trial in held}
+        taken |= {trial.number for trial in trials if trial.state in (*FINISHED, TrialState.RUNNING)}
+        try:
+            params, key = _next([trials[number] for number in sorted(taken)], space, target, sampler, seed)
+        except ConfigError:
+            if not held:
+                raise
+            again = held
+        else:
+            study.enqueue_trial(dict(params), user_attrs={CONFIG: key, QUEUED_BY: me})
+    if again:
+        queue_again(study, again[0])
+
+
 def _next(
     begun: list[FrozenTrial], space: Space, target: Target, sampler: str, seed: int
 ) -> tuple[Mapping[str, Any], str]:
-    """Parameters and the key of their configuration. begun: the trials that are finished or run now."""
+    """Parameters and the key of their configuration. begun: trials that are finished, run or held back."""
     recipes = space.recipes(target)
     tried = {trial.user_attrs.get(CONFIG) for trial in begun}
     count = len(begun)

@@ -7,7 +7,6 @@ are so many, the leading ones are measured again before one is called best.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ POLL_S = 5.0
 """How often a worker looks whether another one has ended, when there is nothing else to do."""
 
 FAILURES_IN_A_ROW = 3
-"""So many failures of the machine, one after the other and of different candidates, end the search."""
+"""So many failures of the machine, one after the other, end the search; see ``search.retries.Streak``."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,15 +144,15 @@ def _loop(
     from search.keep import needed_outputs
     from search.propose import next_trial
     from search.records import set_aside
-    from search.settle import abandon, given_up, gives_up, reap, settle
+    from search.retries import Streak
+    from search.settle import given_up, gives_up, leave, reap, settle
     from search.study import finished
     from search.trial import run_trial
     from search.workers import beating
-    from squeeze.errors import RETRIED
     from squeeze.failures import is_full
     from squeeze.folder import content_key
 
-    failed: set[str] = set()
+    streak = Streak()
     while (done := finished(study)) < arguments.trials and time.monotonic() < ends:
         _say_again(progress, reap(study, past, reaper))
         if elsewhere := len(reaper.running()):
@@ -176,10 +175,7 @@ def _loop(
             _given_up(progress, trial.number)
             continue
         except BaseException as error:
-            with contextlib.suppress(Exception):  # the database may be what broke; the next start does it
-                # A user and a machine end any trial; what else ends the search may be this one's fault.
-                its_own = not isinstance(error, KeyboardInterrupt | SetupError)
-                abandon(study, study.get_trials(deepcopy=False)[trial.number], cut_off=its_own)
+            leave(study, trial.number, error)
             raise
         try:
             kept = settle(study, mirror, past, record)
@@ -197,12 +193,10 @@ def _loop(
         progress.finish(record, finished(study))
         if deadly:  # long ago
             continue
-        # Both tries of one candidate count once, as it may be its fault; a judge's failure never is.
-        what = str(record.number) if record.failure == "judge" else record.config.key
-        failed = {*failed, what} if record.failure in RETRIED else set()
-        if len(failed) == FAILURES_IN_A_ROW:
+        failed = streak.add(study.get_trials(deepcopy=False)[record.number], record.config.key)
+        if failed >= FAILURES_IN_A_ROW:
             raise SetupError(
-                f"{len(failed)} trials in a row failed for reasons of the machine, the last: "
+                f"{failed} trials in a row failed for reasons of the machine, the last: "
                 f"{record.reason}; mend that and run the same command again"
             )
 

@@ -6,6 +6,7 @@ run left undone is done by ``catch_up`` at the next start.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import optuna
@@ -17,7 +18,17 @@ from search.keep import delete_others
 from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
 from search.progress import compression
 from search.pruning import LOW
-from search.records import TrialRecord, best_first, forget_trial, load_trials, save_trial
+from search.records import (
+    TrialRecord,
+    best_first,
+    forget_trial,
+    load_trials,
+    save_trial,
+    study_folder,
+    write_whole,
+)
+from search.retries import SECONDS, is_held, its_own, queue_again
+from search.storage import STORAGE_ERRORS
 from search.study import FINISHED, add_to_mirror, mirrored
 from search.workers import (
     CONFIG,
@@ -28,11 +39,15 @@ from search.workers import (
     OWNER,
     RETRY_OF,
     Reaper,
+    cut_off,
     requeue,
 )
 from spaces import Space
-from squeeze.errors import RETRIED
+from squeeze.errors import RETRIED, SetupError
 from squeeze.target import Target
+
+LEFT = "left"
+"""The file of a study's folder with the number of a trial whose end, nobody's fault, no database was told."""
 
 
 @dataclass
@@ -93,8 +108,8 @@ def tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> bool:
     """Tell Optuna what became of a running trial. frozen: that trial.
 
     A failed candidate is told as pruned and infeasible, so that the sampler learns to keep away from it. What
-    may be the machine's fault is told as failed the first time, and its parameters are queued once more.
-    Returns False when another worker has given the trial up meanwhile.
+    may be the machine's fault is told as failed and tried again, see ``search.retries``. Returns False when
+    another worker has given the trial up meanwhile.
     """
     try:
         _tell(study, record, frozen)
@@ -109,13 +124,14 @@ def _tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> None
     trial = optuna.Trial(study, frozen._trial_id)
     for name, value in _attributes(record).items():
         trial.set_user_attr(name, value)
-    failed = frozen.user_attrs.get(FAILED, 0)
-    retried = record.failure in RETRIED and not failed and not gives_up(frozen)
+    failure = record.failure
+    again = failure in RETRIED and not gives_up(frozen) and not its_own(study, frozen, failure)
     trial.set_constraint("candidate failed", float(record.failure is not None))
     if record.state == "complete" and record.score is not None:
         study.tell(trial, record.score.value)
-    elif retried:
-        requeue(study, frozen, {FAILED: failed + 1})  # first: a kill in between must not lose it
+    elif again:
+        if FAILED not in frozen.user_attrs:
+            queue_again(study, frozen)  # first: a kill in between must not lose it
         study.tell(trial, state=TrialState.FAIL)
     else:
         study.tell(trial, state=TrialState.PRUNED)
@@ -141,7 +157,7 @@ def catch_up(study: optuna.Study, mirror: optuna.Study, past: Past, reaper: Reap
                 forget_trial(study.study_name, trial.number)
                 if record is not None:
                     past.drop(trial.number)
-            if trial.number not in retried and DOUBLE not in trial.user_attrs:
+            if trial.number not in retried and DOUBLE not in trial.user_attrs and not is_held(trial):
                 requeue(study, trial)  # whoever gave it up died before it was queued
     return queued
 
@@ -166,19 +182,42 @@ def reap(study: optuna.Study, past: Past, reaper: Reaper) -> list[int]:
         if trial.number in records:
             tell(study, records[trial.number], trial)
         else:
-            abandon(study, trial, cut_off=True)
+            abandon(study, trial, counts=trial.number != _left(study.study_name))
             queued.append(trial.number)
     return [*queued, *reaper.stale()]
 
 
-def abandon(study: optuna.Study, trial: FrozenTrial, *, cut_off: bool) -> None:
+def abandon(study: optuna.Study, trial: FrozenTrial, *, counts: bool) -> None:
     """Fail a trial, queue its parameters again, and delete the model it may have built.
 
-    cut_off: whether its worker died in it, rather than was told to stop or could run nothing.
+    counts: whether it may be the trial's fault that its worker ended; see ``CUT_OFF``.
     """
     forget_trial(study.study_name, trial.number)
-    requeue(study, trial, {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1} if cut_off else None)
+    requeue(study, trial, cut_off(trial) if counts else None)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def leave(study: optuna.Study, number: int, error: BaseException) -> None:
+    """Abandon the trial that this worker runs, because of an error that ends the search.
+
+    A user, a machine and a database end any trial; what else does may be this one's fault. The database may
+    be what broke: then the next start abandons the trial, and finds in the study's folder what to count.
+    """
+    counts = not isinstance(error, (KeyboardInterrupt, SetupError, *STORAGE_ERRORS))
+    try:
+        abandon(study, study.get_trials(deepcopy=False)[number], counts=counts)
+    except Exception:
+        if not counts:
+            with contextlib.suppress(SetupError):
+                write_whole(study_folder(study.study_name) / LEFT, str(number))
+
+
+def _left(study: str) -> int | None:
+    """The number of the trial that ``leave`` could not abandon last; None where there is none."""
+    try:
+        return int((study_folder(study) / LEFT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def better_elsewhere(study: optuna.Study, records: list[TrialRecord]) -> str | None:
@@ -223,7 +262,7 @@ def _attributes(record: TrialRecord) -> dict[str, str | float]:
         "compression": compression(record),
         "result": record.state,
         CONFIG: record.config.key,
-        "seconds": round(sum(record.seconds.values()), 1),
+        SECONDS: round(sum(record.seconds.values()), 1),
     }
     if record.reason:
         attributes["reason"] = printable(record.reason)

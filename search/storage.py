@@ -25,6 +25,9 @@ from squeeze.errors import ConfigError, SetupError
 BUSY_S = 60
 """How long a write waits while another process writes to the same SQLite file."""
 
+STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
+"""What a database raises that is lost, full or locked."""
+
 NETWORKED = (
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "ceph", "lustre", "gpfs", "beegfs"),
     *("fuse", "fuse.sshfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"),
@@ -62,7 +65,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         return _made(parsed.render_as_string(hide_password=False), options)
     except ImportError as error:
         raise SetupError(f"the storage {name} needs a driver: {error}; install it") from error
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except STORAGE_ERRORS as error:
         raise SetupError(
             f"the storage {name} must be a database that opens; {_cause(error)}; check its address"
         ) from error
@@ -174,7 +177,7 @@ def told_in_a_line() -> Iterator[None]:
     """Turn what a database raises while it is used (full disk, lock, lost server) into a SetupError."""
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except STORAGE_ERRORS as error:
         raise SetupError(
             f"the study's database must stay usable; {_cause(error)}; mend that, the same command goes on"
         ) from error

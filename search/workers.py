@@ -36,7 +36,10 @@ RETRY_OF = "retry_of"
 """User attribute of a trial that repeats one that was cut off: that one's number."""
 
 CUT_OFF = "times cut off"
-"""User attribute of a retry: how many of its forerunners in a row ended with the process that ran them."""
+"""User attribute of a retry: how many of its forerunners ended with the process that ran them.
+
+A machine that was lost, or started anew, is nobody's fault and is not counted.
+"""
 
 MOST_CUT_OFF = 5
 """A trial in which the search has died so often is not run again: it may be what kills it."""
@@ -52,18 +55,22 @@ BEAT_S, GRACE_S = 60, 600
 
 
 class Owner(NamedTuple):
-    """A process. start: ticks since boot. place: this boot's kernel and its pids. worker: of which folder."""
+    """A process. start: ticks since boot. place: this boot's kernel and its pids. worker: of which folder.
+
+    boot: the last start of its machine, whatever the container; empty where that is not known.
+    """
 
     host: str
     pid: str = ""
     start: str = ""
     place: str = ""
     worker: str = ""
+    boot: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Owner:
-        """What ``owner`` wrote, now or in an earlier version, which told no place and no worker."""
-        return cls(*text.split(":")[:5])
+        """What ``owner`` wrote, now or in an earlier version, which told no place, no worker and no boot."""
+        return cls(*text.split(":")[:6])
 
     @property
     def gone(self) -> bool:
@@ -73,11 +80,24 @@ class Owner(NamedTuple):
         here = self.host == socket.gethostname()
         return here and _process_start(int(self.pid or 0)) != self.start
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it was a process of another machine, or of this one before its last start."""
+        return self.boot != "" and self.boot != _boot()
+
 
 def owner(worker: str = "") -> str:
     """This process, told apart from a later one of its pid and from those of other machines."""
     pid = os.getpid()
-    return ":".join(Owner(socket.gethostname(), str(pid), str(_process_start(pid)), _place(), worker))
+    started = str(_process_start(pid))
+    return ":".join(Owner(socket.gethostname(), str(pid), started, _place(), worker, _boot()))
+
+
+def _boot() -> str:
+    """The last start of this machine; empty where that is not told."""
+    with contextlib.suppress(OSError):
+        return _short(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"))
+    return ""
 
 
 def _place() -> str:
@@ -86,7 +106,11 @@ def _place() -> str:
     with contextlib.suppress(OSError):
         told.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"))
         told.append(os.readlink("/proc/self/ns/pid"))  # a container's processes have numbers of their own
-    return hashlib.sha256("".join(told).encode()).hexdigest()[:12]
+    return _short("".join(told))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _process_start(pid: int) -> str | None:
@@ -105,11 +129,16 @@ def is_abandoned(trial: FrozenTrial, me: str) -> bool:
     me: ``owner()`` of this process, which holds the lock of its worker's folder: whoever else ran there on
     this host has ended, also before a reboot.
     """
-    told = trial.user_attrs.get(OWNER) or trial.user_attrs.get(QUEUED_BY)
+    told = _owner_of(trial)
     if not told or told == me:
         return False
     its, mine = Owner.parse(told), Owner.parse(me)
     return its.gone or (its.worker != "" and (its.host, its.worker) == (mine.host, mine.worker))
+
+
+def _owner_of(trial: FrozenTrial) -> str:
+    """Who runs a trial; before they could say so, who had queued it."""
+    return str(trial.user_attrs.get(OWNER) or trial.user_attrs.get(QUEUED_BY) or "")
 
 
 @contextlib.contextmanager
@@ -179,7 +208,13 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     Optuna's own RetryHeartbeatStaleTrialCallback gives the new trial all attributes of the dead one, and of
     its parameters only those that had been asked for by then.
     """
-    requeue(study, trial, {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1})
+    requeue(study, trial, cut_off(trial))
+
+
+def cut_off(trial: FrozenTrial) -> dict[str, int]:
+    """The count ``CUT_OFF`` of a trial whose worker died in it; as it was where its machine was lost."""
+    here = not Owner.parse(_owner_of(trial)).elsewhere
+    return {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1} if here else {}
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial, counts: dict[str, int] | None = None) -> None:

@@ -27,7 +27,7 @@ FailureClass = Literal[
 ]
 
 RETRIED: tuple[FailureClass, ...] = ("killed", "disk", "judge")
-"""Failures that may be the machine's or the judge's, not the candidate's: tried once more."""
+"""Failures that may be the machine's or the judge's, not the candidate's: tried again."""
 
 
 class SqueezeError(Exception):

@@ -15,15 +15,16 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from search.keep import delete_others
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
-from search.settle import Past, better_elsewhere, catch_up, given_up, gives_up, settle
+from search.settle import Past, better_elsewhere, catch_up, given_up, gives_up, leave, settle
 from search.storage import default_storage
 from search.study import alone, finished, is_searched, open_study, this_worker
-from search.workers import CONFIG, MOST_CUT_OFF, OWNER, RETRY_OF, Reaper, owner, retry
+from search.workers import CONFIG, CUT_OFF, MOST_CUT_OFF, OWNER, RETRY_OF, Owner, Reaper, owner, retry
 from squeeze.config import CompressionConfig, DepthConfig
 from squeeze.decoder import Decoder
 from squeeze.demo import MODEL_DIR
@@ -162,17 +163,15 @@ def test_a_failed_candidate_counts_and_is_infeasible_to_the_sampler(workplace: P
     assert finished(study) == 1
 
 
-def test_what_is_killed_twice_is_told_as_failed_and_the_search_moves_on(workplace: Path) -> None:
+def test_what_is_killed_twice_is_held_back_and_the_search_moves_on(workplace: Path) -> None:
     study, mirror, past = opened()
     for number in range(2):
         begun(study, owned_by=owner())
         settle(study, mirror, past, failed(number, "killed"))
     first, second = study.get_trials()
-    assert first.state == TrialState.FAIL
-    assert second.state == TrialState.PRUNED
-    assert second.constraints == {"candidate failed": 1.0}
+    assert first.state == second.state == TrialState.FAIL
     assert second.user_attrs[RETRY_OF] == 0
-    assert finished(study) == 1
+    assert finished(study) == 0
     assert begun(study, owned_by=owner()).params == {"x": 5}
 
 
@@ -397,6 +396,43 @@ def test_a_trial_in_which_the_search_died_again_and_again_is_given_up(workplace:
     assert begun(study, owned_by=owner()).params == {"x": 5}
 
 
+@pytest.mark.parametrize(("boot", "counts"), [("", True), ("this", True), ("before", False)])
+def test_a_trial_whose_machine_was_started_anew_is_not_counted_as_cut_off(
+    workplace: Path, boot: str, counts: bool
+) -> None:
+    study, mirror, past = opened()
+    mine = Owner.parse(this_worker("demo"))
+    its = {"place": "another container", "boot": mine.boot if boot == "this" else boot}
+    for number in range(2):
+        begun(study, owned_by=":".join(mine._replace(**its)))
+        assert catch_up(study, mirror, past, reaper(study)) == [number]
+    assert study.get_trials()[-1].user_attrs.get(CUT_OFF, 0) == (2 if counts else 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [(StorageInternalError("away"), False), (KeyboardInterrupt(), False), (RuntimeError("a bug"), True)],
+)
+def test_what_ended_a_search_whose_database_was_away_is_known_at_the_next_start(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, counts: bool
+) -> None:
+    study, mirror, past = opened()
+    trial = begun(study, owned_by=dead_owner())
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StorageInternalError("the server is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(optuna.Study, "get_trials", away)
+        leave(study, trial.number, error)
+    assert study.get_trials()[0].state == TrialState.RUNNING
+    assert catch_up(study, mirror, past, reaper(study)) == [0]
+    assert study.get_trials()[1].user_attrs.get(CUT_OFF, 0) == counts
+    begun(study, owned_by=dead_owner())  # of which nothing is known
+    assert catch_up(study, mirror, past, reaper(study)) == [1]
+    assert study.get_trials()[2].user_attrs[CUT_OFF] == 1 + counts
+
+
 def test_a_trial_that_was_cut_off_is_still_tried_again_when_the_machine_fails_it(workplace: Path) -> None:
     study, mirror, past = opened()
     begun(study, owned_by=dead_owner())
@@ -405,7 +441,8 @@ def test_a_trial_that_was_cut_off_is_still_tried_again_when_the_machine_fails_it
         begun(study, owned_by=owner())
         settle(study, mirror, past, failed(number, "disk"))
     states = [trial.state for trial in study.get_trials()]
-    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.PRUNED]
+    assert states == [TrialState.FAIL] * 3
+    assert begun(study, owned_by=owner()).params == {"x": 5}
 
 
 def test_a_trial_that_another_worker_gave_up_is_forgotten(

@@ -9,14 +9,16 @@ from typing import Protocol
 from squeeze.bench.served import Served, Slice, Tell, silent
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.deadlines import Deadlines
-from squeeze.errors import CandidateError, SetupError
+from squeeze.errors import RETRIED, CandidateError, SetupError
 from squeeze.records import Timing
 
 
 class Reference(Protocol):
     """The baseline's side of a candidate's measurement.
 
-    in_turn: whether it is timed while the candidate is.
+    in_turn: whether it is timed while the candidate is. Where the baseline's engine fails for a candidate,
+    between ``begin`` and ``end``, that is a CandidateError of stage ``baseline`` and of a class that is tried
+    again: the baseline was measured before, so it is the machine, or a candidate that takes its memory.
     """
 
     in_turn: bool
@@ -25,7 +27,10 @@ class Reference(Protocol):
         """Called before a candidate's engine starts. lengths: benchmark -> tokens of a probe's answer."""
 
     def serve(self, tell: Tell) -> Served:
-        """The baseline in an engine, for measuring it; ended by ``end`` or kept, as this kind does it."""
+        """The baseline in an engine, for measuring it; ended by ``end`` or kept, as this kind does it.
+
+        Raises SetupError when it cannot be, and it is not for a candidate.
+        """
 
     def end(self) -> None:
         """Called when the measurement (of the baseline or a candidate) is over."""
@@ -74,20 +79,32 @@ class Beside:
         self._workload = workload
         self._log = log
         self._served: Served | None = None
+        self._for_candidate = False
 
     def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
         """Start the engine if it does not run, without waiting: the candidate's starts beside it."""
+        self._for_candidate = True
+        try:
+            self._running()
+        except CandidateError as error:
+            raise _beside(error) from error
+
+    def _running(self) -> Served:
         if self._served is None or not self._served.alive:
             self._served = Served(self._base, self._workload, self._log, "baseline", self._deadlines)
+        return self._served
 
     def serve(self, tell: Tell) -> Served:
-        """The engine, started if it does not run. Raises SetupError when it cannot be."""
-        self.begin({}, tell)
-        assert self._served is not None
-        return _started(self._served, self._base, tell)
+        """The engine, started if it does not run."""
+        try:
+            return self._running().wait(tell)
+        except CandidateError as error:
+            self.close()
+            raise (_beside(error) if self._for_candidate else _alone(error, self._base)) from error
 
     def end(self) -> None:
         """It ends with the candidate's."""
+        self._for_candidate = False
         self.close()
 
     def time(self, part: Slice, repeat: int) -> Timing:
@@ -96,10 +113,11 @@ class Beside:
             return self.serve(silent).time(part)
         except CandidateError:
             self.close()
+        served = self.serve(silent)
         try:
-            return self.serve(silent).time(part)
+            return served.time(part)
         except CandidateError as error:
-            raise SetupError(f"the baseline can no longer be served: {error}") from error
+            raise _beside(error) from error
 
     def close(self) -> None:
         """End the engine."""
@@ -135,26 +153,34 @@ class Bracketed:
         if self._times and self._uses < self._every:
             self._uses += 1
             return
-        served = self.serve(tell)
+        times: dict[tuple[Slice, int], Timing] = {}
         try:
+            served = self._running().wait(tell)
             slices = served.slices(lengths)
             for repeat in range(self._workload.probes):
                 for part in slices.probe:
-                    self._times[part, repeat] = served.time(part)
+                    times[part, repeat] = served.time(part)
             for repeat in range(self._workload.repeats):
                 for part in slices.timed(repeat):
-                    self._times[part, repeat] = served.time(part)
+                    times[part, repeat] = served.time(part)
         except CandidateError as error:
-            raise SetupError(f"the baseline can no longer be served: {error}") from error
+            raise _beside(error) from error
         finally:
             self.end()
-        self._uses = 1
+        self._times, self._uses = times, 1
 
-    def serve(self, tell: Tell) -> Served:
-        """The baseline in an engine of its own, until ``end``. Raises SetupError when it cannot be."""
+    def _running(self) -> Served:
         if self._served is None:
             self._served = Served(self._base, self._workload, self._log, "baseline", self._deadlines)
-        return _started(self._served, self._base, tell)
+        return self._served
+
+    def serve(self, tell: Tell) -> Served:
+        """The baseline in an engine of its own, until ``end``."""
+        try:
+            return self._running().wait(tell)
+        except CandidateError as error:
+            self.close()
+            raise _alone(error, self._base) from error
 
     def end(self) -> None:
         """The engine makes room."""
@@ -171,10 +197,14 @@ class Bracketed:
             self._served = None
 
 
-def _started(served: Served, base: Path, tell: Tell) -> Served:
-    """The baseline's engine once it has started. Raises SetupError when it does not."""
-    try:
-        return served.wait(tell)
-    except CandidateError as error:
-        rule = "must find room" if error.kind == "disk" else "must be servable by vLLM"
-        raise SetupError(f"the baseline {base} {rule}: {error}") from error
+def _alone(error: CandidateError, base: Path) -> SetupError:
+    """What it means that the baseline's engine does not start for measuring the baseline."""
+    rule = "must find room" if error.kind == "disk" else "must be servable by vLLM"
+    return SetupError(f"the baseline {base} {rule}: {error}")
+
+
+def _beside(error: CandidateError) -> CandidateError:
+    """What it means that the baseline's engine fails for a candidate."""
+    kind = error.kind if error.kind in RETRIED else "killed"
+    text = f"the baseline can no longer be served ({error.kind} in {error.stage}): {error}"
+    return CandidateError(text, stage="baseline", kind=kind)
