@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import re
 import signal
@@ -11,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from squeeze.errors import ConfigError, SqueezeError
 
@@ -37,22 +39,48 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code.
 
     ConfigError → 2, SetupError → 3, CandidateError → 1, each as one line on stderr; an interrupt,
-    SIGTERM or SIGHUP → 130. A second interrupt leaves at once.
+    SIGTERM or SIGHUP → 130. A second interrupt leaves at once. What cannot be written to stderr is lost and
+    changes no exit code.
     """
     _heed_signals()
-    try:
-        code = main()
-        sys.stdout.flush()
-    except SqueezeError as error:
-        print(printable(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        code = INTERRUPTED
-    except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
+    sys.stderr = sys.stderr or io.StringIO()  # there is none after `2>&-`
+    with contextlib.redirect_stderr(cast(IO[str], _Lossy(sys.stderr))):
+        try:
+            code = main()
+            sys.stdout.flush()
+        except SqueezeError as error:
+            print(printable(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues", file=sys.stderr)
+            code = INTERRUPTED
+        except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
+            code = 0
+    for file in (sys.stdout, sys.stderr):
+        try:
+            file.flush()
+        except OSError:  # nor can it be at the end, for which Python would leave with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
     sys.exit(code)
+
+
+class _Lossy:
+    """A stream that drops what it cannot write: the disk is full, the terminal or the reader has gone."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def printable(text: str) -> str:
