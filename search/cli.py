@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
-from squeeze.errors import ConfigError, SqueezeError
+from squeeze.errors import ConfigError, SetupError, SqueezeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,7 @@ INTERRUPTED = 130
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code.
 
-    ConfigError → 2, SetupError → 3, CandidateError → 1, each as one line on stderr; an interrupt,
+    ConfigError → 2, SetupError and OSError → 3, CandidateError → 1, each as one line on stderr; an interrupt,
     SIGTERM or SIGHUP → 130. A second interrupt leaves at once. What cannot be written to stderr is lost and
     changes no exit code.
     """
@@ -56,6 +56,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             code = INTERRUPTED
         except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
             code = 0
+        except OSError as error:  # of the machine, wherever it was met: a full disk, rights, a lost mount
+            told = " ".join(str(error).split())
+            print(printable(f"error: {told}; mend that and run the same command again"), file=sys.stderr)
+            code = SetupError.exit_code
     for file in (sys.stdout, sys.stderr):
         try:
             file.flush()

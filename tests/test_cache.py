@@ -171,6 +171,13 @@ def test_what_is_being_made_stays(cache: Cache) -> None:
         assert other.submit(cache.shrink, 0).result() == []
 
 
+def test_where_no_lock_can_be_made_the_rest_is_removed_all_the_same(cache: Cache) -> None:
+    for name in ("locked", "free"):
+        used_at(cache.state(name), time.time() - 2 * GRACE_S)
+    (cache.root / "locks" / "locked").mkdir(parents=True)  # a file cannot be opened there
+    assert cache.shrink(-1) == ["free"]
+
+
 def test_who_waits_for_another_says_so_first(cache: Cache) -> None:
     said: list[str] = []
     with ThreadPoolExecutor(1) as other:

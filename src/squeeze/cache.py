@@ -143,7 +143,7 @@ class Cache:
                 try:
                     for name in (entry.name, _read(entry.name)):
                         held.enter_context(_lock(self.root, name, wait=False))
-                except BlockingIOError:
+                except OSError:  # held; or no lock can be made, on a full disk say
                     continue
                 shutil.rmtree(entry, ignore_errors=True)
                 total -= size

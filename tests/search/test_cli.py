@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from search.records import TrialRecord, save_trial
+
 ROOT = Path(__file__).parents[2]
 TALKS = """
 import sys
@@ -81,3 +83,15 @@ def test_a_mistake_has_its_exit_code_where_nobody_can_be_told(workplace: Path) -
         assert python("-m", "search.show", "--study", "never", stderr=stderr).returncode == 2
     closed = ["-c", f"exec {sys.executable} -m search.show --study never 2>&-"]
     assert subprocess.run(["/bin/sh", *closed], env=environment(), timeout=120, check=False).returncode == 2
+
+
+def test_a_table_that_cannot_be_written_is_told_in_one_line(
+    workplace: Path, scored: Callable[..., TrialRecord]
+) -> None:
+    save_trial("demo", scored(0, 0.5))
+    for options in ([], ["--json"]):  # which leave different words in the buffer
+        with full() as stdout:
+            ended = python("-m", "search.show", "--study", "demo", *options, stdout=stdout)
+        assert ended.returncode == 3
+        assert ended.stderr.startswith("error: ") and "No space left on device" in ended.stderr
+        assert ended.stderr.count("\n") == 1
