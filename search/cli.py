@@ -16,6 +16,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from squeeze.errors import ConfigError, SetupError, SqueezeError
+from squeeze.secret import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             code = main()
             sys.stdout.flush()
         except SqueezeError as error:
-            print(printable(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+            print(f"error: {in_a_line(error)}", file=sys.stderr)
             code = error.exit_code
         except KeyboardInterrupt:
             print("interrupted; the same command continues", file=sys.stderr)
@@ -57,8 +58,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
             code = 0
         except OSError as error:  # of the machine, wherever it was met: a full disk, rights, a lost mount
-            told = " ".join(str(error).split())
-            print(printable(f"error: {told}; mend that and run the same command again"), file=sys.stderr)
+            print(f"error: {in_a_line(error)}; mend that and run the same command again", file=sys.stderr)
             code = SetupError.exit_code
     for file in (sys.stdout, sys.stderr):
         try:
@@ -85,6 +85,11 @@ class _Lossy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error says, in one line that may be shown: it may repeat what a user or a library wrote."""
+    return printable(" ".join(hidden(str(error)).split()))
 
 
 def printable(text: str) -> str:

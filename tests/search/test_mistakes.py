@@ -107,6 +107,26 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_made(
     assert not list(workplace.rglob("*.db"))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--storages", "postgresql://u:canary@h/db"],
+        ["--storage", "sqlite:///u:canary@h.db/no/folder?password=canary"],
+        ["--finalists", "postgresql://u:canary@h/db"],
+        ["--sampler", "u:canary@h/db"],
+        ["postgresql://u:canary@h/db?password=canary"],
+    ],
+)
+def test_no_password_is_told_wherever_a_url_was_given(
+    workplace: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (workplace / "u:canary@h.db").touch()
+    code, text = told(capsys, run, ["--trials", "1", *words])
+    assert code in (2, 3)
+    check_one_line(text, "@h")
+    assert "canary" not in text
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_model_folder_that_lacks_a_file_is_refused(
     workplace: Path, capsys: pytest.CaptureFixture[str], missing: str
