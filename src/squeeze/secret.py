@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from typing import Literal
 from urllib.parse import unquote
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -38,6 +39,11 @@ def forget(names: Sequence[str]) -> None:
     """Take these out of the environment of this process, and so of what it starts."""
     for name in names:
         os.environ.pop(name, None)
+
+
+def hub_token() -> str | Literal[False]:
+    """The hub's token of the environment; False: none, also where a login left one on this machine."""
+    return os.environ.get("HF_TOKEN") or False
 
 
 def hidden(text: str) -> str:
