@@ -199,10 +199,15 @@ def test_who_waits_for_another_says_so_first(cache: Cache) -> None:
 
 
 def test_what_a_dead_process_left_half_made_goes(cache: Cache) -> None:
-    left = cache.root / "stages" / ".key.partial-999999999"
-    left.mkdir(parents=True)
-    mine = cache.root / "stages" / f".key.partial-{os.getpid()}"
-    mine.mkdir()
+    # Another process may have the number of the dead one by now.
+    left = cache.root / "stages" / f".dead.partial-{os.getppid()}"
+    made = cache.root / "stages" / f".made.partial-{os.getppid()}"
+    for folder in (left, made):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(bytes(1000))
+    with cache.alone("made"):
+        cache.shrink(10**9)
+        assert not left.exists()
+        assert (made / "weights").exists()
     cache.shrink(10**9)
-    assert not left.exists()
-    assert mine.exists()
+    assert not made.exists()
