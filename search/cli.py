@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import re
 import signal
@@ -11,9 +13,10 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
-from squeeze.errors import ConfigError, SqueezeError
+from squeeze.errors import ConfigError, SetupError, SqueezeError
+from squeeze.secret import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,23 +39,57 @@ INTERRUPTED = 130
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code.
 
-    ConfigError → 2, SetupError → 3, CandidateError → 1, each as one line on stderr; an interrupt,
-    SIGTERM or SIGHUP → 130. A second interrupt leaves at once.
+    ConfigError → 2, SetupError and OSError → 3, CandidateError → 1, each as one line on stderr; an interrupt,
+    SIGTERM or SIGHUP → 130. A second interrupt leaves at once. What cannot be written to stderr is lost and
+    changes no exit code.
     """
     _heed_signals()
-    try:
-        code = main()
-        sys.stdout.flush()
-    except SqueezeError as error:
-        print(printable(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        code = INTERRUPTED
-    except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
+    sys.stderr = sys.stderr or io.StringIO()  # there is none after `2>&-`
+    with contextlib.redirect_stderr(cast(IO[str], _Lossy(sys.stderr))):
+        try:
+            code = main()
+            sys.stdout.flush()
+        except SqueezeError as error:
+            print(f"error: {in_a_line(error)}", file=sys.stderr)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues", file=sys.stderr)
+            code = INTERRUPTED
+        except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
+            code = 0
+        except OSError as error:  # of the machine, wherever it was met: a full disk, rights, a lost mount
+            print(f"error: {in_a_line(error)}; mend that and run the same command again", file=sys.stderr)
+            code = SetupError.exit_code
+    for file in (sys.stdout, sys.stderr):
+        try:
+            file.flush()
+        except OSError:  # nor can it be at the end, for which Python would leave with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
     sys.exit(code)
+
+
+class _Lossy:
+    """A stream that drops what it cannot write: the disk is full, the terminal or the reader has gone."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error says, in one line that may be shown: it may repeat what a user or a library wrote."""
+    return printable(" ".join(hidden(str(error)).split()))
 
 
 def printable(text: str) -> str:

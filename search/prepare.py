@@ -159,7 +159,7 @@ def open_search(arguments: argparse.Namespace) -> Search:
     for folder in (STUDIES, MODELS):
         probe = folder / ".writable"
         write_whole(probe, "")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # a search that starts at the same time has the same one
     base = fetch(str(MODEL_DIR) if embedded else arguments.model, MODELS)
     decoder = Decoder.read(base)
     target = Target.here(decoder)

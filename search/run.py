@@ -120,9 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.done = finished(search.study)
         if progress.done >= arguments.trials:
             confirm(search, past.records, progress, arguments.finalists, ends)
+        elsewhere = better_elsewhere(search.study, past.records)
     print_table(past.records, standing(past.records), sys.stdout)
-    ends_with = (best_told(past.records), better_elsewhere(search.study, past.records))
-    for line in (*closing_lines(past.records), *filter(None, ends_with)):
+    for line in (*closing_lines(past.records), *filter(None, (best_told(past.records), elsewhere))):
         print(line, file=sys.stderr)
     return 0
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from search.cli import command_parser, printable, run_command
+from search.cli import command_parser, in_a_line, printable, run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             state = study_state(name)
         except SetupError as error:  # of one study; the others can be told all the same
-            print(printable(f"error: {name}: {' '.join(str(error).split())}"), file=sys.stderr)
+            print(f"error: {name}: {in_a_line(error)}", file=sys.stderr)
             code = error.exit_code
             continue
         print(printable(json.dumps(state, ensure_ascii=False) if arguments.json else _line(state)))

@@ -97,8 +97,8 @@ def shown(url: URL) -> str:
 
 
 def _hidden(url: str) -> str:
-    """A text that should have been a URL, without what may be a password."""
-    return re.sub(r"([?&][^=&]*=)[^&]*", r"\1***", re.sub(r"//.*@", "//***@", url))
+    """As much of a text that should have been a URL as cannot be a password."""
+    return re.split("[:@?]", url)[0] + "***" if re.search("[@?]", url) else url
 
 
 def _made(url: str, options: Mapping[str, Any]) -> RDBStorage:

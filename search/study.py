@@ -73,7 +73,7 @@ def open_study(name: str, url: str, identity: Mapping[str, Any]) -> tuple[optuna
                 mirror.set_metric_names(["PerfNorm", "SpeedNorm"])
             made = {**identity, "version": VERSION, "id": uuid.uuid4().hex}
             study.set_user_attr(IDENTITY, made)
-    _bind_files(study)
+        _bind_files(study)
     return study, mirror
 
 

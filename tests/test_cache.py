@@ -171,6 +171,13 @@ def test_what_is_being_made_stays(cache: Cache) -> None:
         assert other.submit(cache.shrink, 0).result() == []
 
 
+def test_where_no_lock_can_be_made_the_rest_is_removed_all_the_same(cache: Cache) -> None:
+    for name in ("locked", "free"):
+        used_at(cache.state(name), time.time() - 2 * GRACE_S)
+    (cache.root / "locks" / "locked").mkdir(parents=True)  # a file cannot be opened there
+    assert cache.shrink(-1) == ["free"]
+
+
 def test_who_waits_for_another_says_so_first(cache: Cache) -> None:
     said: list[str] = []
     with ThreadPoolExecutor(1) as other:
@@ -192,10 +199,15 @@ def test_who_waits_for_another_says_so_first(cache: Cache) -> None:
 
 
 def test_what_a_dead_process_left_half_made_goes(cache: Cache) -> None:
-    left = cache.root / "stages" / ".key.partial-999999999"
-    left.mkdir(parents=True)
-    mine = cache.root / "stages" / f".key.partial-{os.getpid()}"
-    mine.mkdir()
+    # Another process may have the number of the dead one by now.
+    left = cache.root / "stages" / f".dead.partial-{os.getppid()}"
+    made = cache.root / "stages" / f".made.partial-{os.getppid()}"
+    for folder in (left, made):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(bytes(1000))
+    with cache.alone("made"):
+        cache.shrink(10**9)
+        assert not left.exists()
+        assert (made / "weights").exists()
     cache.shrink(10**9)
-    assert not left.exists()
-    assert mine.exists()
+    assert not made.exists()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -289,6 +291,48 @@ def test_when_the_parent_dies_children_grandchildren_and_server_are_gone(
     _, errors = parent.communicate(timeout=20)
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
     assert all(gone(pid) for pid in pids)
+
+
+IMPORTING = """
+import os, time
+os.environ["PYTHONPATH"] = os.pathsep.join([{place!r}, os.environ.get("PYTHONPATH", "")])
+from squeeze import server
+server.preload(["slow_to_import"])
+print(server._server[0].pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_server_that_still_imports_dies_with_its_parent(tmp_path: Path) -> None:
+    module = "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(600)\n"
+    (tmp_path / "slow_to_import.py").write_text(module)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", IMPORTING.format(place=str(tmp_path))], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    ends = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert (tmp_path / "begun").exists()
+    assert not gone(pid, 0.2)
+    parent.kill()
+    parent.communicate(timeout=20)
+    try:
+        assert gone(pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_server_that_a_thread_started_outlives_it(tmp_path: Path) -> None:
+    server.stop()
+    with ThreadPoolExecutor(1) as other:
+        one = other.submit(start, tmp_path).result(20)
+    with one:
+        assert one.call("still here", deadline_s=20) == "still here"
+        assert server._server is not None
+        assert not gone(server._server[0].pid, 0.5)
 
 
 def test_a_child_has_only_those_secrets_of_the_environment_that_it_was_given(

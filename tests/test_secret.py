@@ -69,3 +69,35 @@ def test_of_two_secrets_one_may_begin_as_the_other(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("A_KEY", "canary")
     monkeypatch.setenv("B_KEY", "canary-and-more")
     assert hidden("canary-and-more canary") == "*** ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at postgresql://u:canary@h/db, twice", "at postgresql://u:***@h/db, twice"),
+        ("--storage=postgresql://u:can/a@r:y@h/db", "--storage=postgresql://u:***@h/db"),
+        ("postgresql:u:canary@h/db", "postgresql:***@h/db"),
+        ("postgresql:/u:canary@h/db", "postgresql:***@h/db"),
+        ("postgresql:///u:canary@h/db", "postgresql:///u:***@h/db"),
+        ("postgresql://u://canary@h/db", "postgresql://u:***@h/db"),
+        ("u:canary@h/db", "u:***@h/db"),
+        ("{'url':'postgresql://u:canary@h'}", "{'url':***@h'}"),
+        ("postgresql://h/db?user=u&sslpassword=canary&x=1", "postgresql://h/db?user=u&sslpassword=***&x=1"),
+    ],
+)
+def test_a_password_in_a_url_is_hidden_however_that_is_mistyped(text: str, shown: str) -> None:
+    assert hidden(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql+psycopg://user@host:5432/db",
+        "hf://datasets/LGAI-EXAONE/KMMLU-Pro@0123/test.parquet",
+        "http://localhost:8000/v1 said: me@host",
+        "trial 3: killed in engine: exit 137; see studies/demo/logs/0003.log",
+        "a" * 1_000_000,
+    ],
+)
+def test_what_holds_no_password_is_shown_as_it_is(text: str) -> None:
+    assert hidden(text) == text

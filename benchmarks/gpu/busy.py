@@ -118,20 +118,8 @@ def by_themselves(count: int, model: Sequence[str]) -> dict[str, list[float]]:
         Path(f"{own}.yaml").write_text(record.config.model_dump_json(exclude_none=True), encoding="utf-8")
         measured = ["--baseline", base, "--json", *(word for pair in asked.items() for word in pair)]
         began = time.perf_counter()
-        for module, *arguments in (
-            (
-                "search.build",
-                f"{own}.yaml",
-                "--out",
-                str(own),
-                "--no-cache",
-                "--model",
-                base,
-                "--data",
-                str(data),
-            ),
-            ("search.bench", str(own), *measured),
-        ):
+        built = [f"{own}.yaml", "--out", str(own), "--no-cache", "--model", base, "--data", str(data)]
+        for module, arguments in (("search.build", built), ("search.bench", [str(own), *measured])):
             code, said = run_module(Path(), module, *arguments)
             if code:
                 raise SystemExit(f"{module} ended with {code}: {said[-1000:]}")

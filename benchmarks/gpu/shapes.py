@@ -88,7 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         name: slice for name, slice in MIX.items() if slice.stop <= (workload.questions[slice.benchmark] or 0)
     }
     book = Book(options.out)
-    tried = {name: config for name, config in candidates(decoder).items() if not target.refuse(config)}
+    tried = {
+        name: config
+        for name, config in candidates(decoder).items()
+        if not target.refuse(config) and (options.only is None or name in options.only)
+    }
     if options.quick:
         tried = dict(list(tried.items())[:3])
 
@@ -203,6 +207,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="models and logs (default: a new folder)")
     parser.add_argument("--minutes", type=float, default=30, help="begin nothing new after so many")
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each batch")
+    parser.add_argument("--only", nargs="*", help="the names of those that are tried (default: all)")
     options = parser.parse_args(argv)
     options.work = options.work or Path(tempfile.mkdtemp(prefix="shapes-"))
     options.out = options.out or options.work / "shapes.jsonl"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from squeeze.errors import ConfigError
-from squeeze.folder import Manifest, content_files, verify_manifest, writer_lives
+from squeeze.folder import Manifest, content_files, verify_manifest
 
 GRACE_S = 600.0
 """What was used so recently stays: a build on its way may be about to read it."""
@@ -94,9 +94,10 @@ class Cache:
         return sum(_size(entry) for entry in self._entries())
 
     def remove_partials(self) -> None:
-        """Remove what processes that are gone had begun to make."""
+        """Remove what processes that are gone had begun to make: nobody holds its key."""
         for left in (self.root / "stages").glob(".*.partial-*"):
-            if not writer_lives(left):
+            key = left.name[1:].rpartition(".partial-")[0]
+            with contextlib.suppress(OSError), _lock(self.root, key, wait=False):
                 shutil.rmtree(left, ignore_errors=True)
 
     def need(self, owner: str, keys: Collection[str]) -> None:
@@ -143,7 +144,7 @@ class Cache:
                 try:
                     for name in (entry.name, _read(entry.name)):
                         held.enter_context(_lock(self.root, name, wait=False))
-                except BlockingIOError:
+                except OSError:  # held; or no lock can be made, on a full disk say
                     continue
                 shutil.rmtree(entry, ignore_errors=True)
                 total -= size

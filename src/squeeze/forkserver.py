@@ -1,4 +1,4 @@
-"""The process that children are forked from: ``python -m squeeze.forkserver FD MODULE...``.
+"""The process that children are forked from: ``python -m squeeze.forkserver FD PID MODULE...``.
 
 It imports the modules once, touches no device, and forks on request. multiprocessing's own fork server is
 not used, because it imports the caller's ``__main__`` again in every child, cannot be given an environment,
@@ -37,9 +37,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> None:
-    """Import, then fork a guard for each message until the caller's end of the socket closes."""
+    """Import, then fork a guard for each message until the caller's end of the socket closes.
+
+    FD: this end of the socket. PID: the caller, whose death also ends an import; 0: only the socket tells.
+    """
     door = socket.socket(fileno=int(sys.argv[1]))
-    for name in sys.argv[2:]:
+    if caller := int(sys.argv[2]):
+        _die_with(caller)
+    for name in sys.argv[3:]:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit):  # a library that is missing or broken is its user's error, later
@@ -89,6 +94,13 @@ def _guard(message: bytes, pipe: int, leash_descriptor: int) -> None:
         os._exit(code)
 
 
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread of the parent that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # dead before that
+        os._exit(1)
+
+
 def _kill_all(worker: int) -> int:
     """Kill every descendant and wait for it; the worker's exit code, 128 + signal if a signal ended it."""
     status = 0
@@ -123,9 +135,7 @@ def _work(message: bytes, pipe_descriptor: int, guard: int) -> None:
     code = 1
     try:
         os.setsid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != guard:
-            os._exit(1)
+        _die_with(guard)
         path, folder, log, stage, secrets, make = pickle.loads(message)
         os.environ.update(secrets)
         sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from squeeze.errors import ConfigError, SetupError, SqueezeError
 from squeeze.folder import MANIFEST, validate, verify_manifest
+from squeeze.secret import hub_token
 
 # Weights, configuration, tokenizer, template, license: nothing that runs and nothing that unpickles.
 _WANTED = ("*.safetensors", "*.json", "merges.txt", "tokenizer.model", "*.jinja", "LICENSE*")
@@ -61,7 +62,7 @@ def _fetch(model: str, place: Path) -> None:
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     endpoint = os.environ.get("HF_ENDPOINT")
-    token = os.environ.get("HF_TOKEN") or False  # False: no token that some login left on this machine
+    token = hub_token()
     hub = HfApi(endpoint=endpoint, token=token)
     info = hub.model_info(model, files_metadata=True, timeout=_TIMEOUT_S)
     files = [file for file in info.siblings or [] if any(fnmatch(file.rfilename, one) for one in _WANTED)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from typing import Literal
 from urllib.parse import unquote
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -20,6 +21,8 @@ _NAME = re.compile(
     r"((KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)S?|(^|_)(PASS|PAT)|_PWD)(_ID|_?\d+)?$", re.IGNORECASE
 )
 _LOGIN = re.compile(r"://[^\s:/@]*:([^\s@/]+)@")
+_USER = re.compile(r"[^:]*(?:://[^:]*)?+:")
+_ARGUMENT = re.compile(r"([?&]\w{0,40}(?:pass|pwd|secret|token|key)\w{0,40}=)[^\s&]+", re.IGNORECASE)
 
 
 def is_secret(name: str, value: str = "") -> bool:
@@ -38,13 +41,28 @@ def forget(names: Sequence[str]) -> None:
         os.environ.pop(name, None)
 
 
+def hub_token() -> str | Literal[False]:
+    """The hub's token of the environment; False: none, also where a login left one on this machine."""
+    return os.environ.get("HF_TOKEN") or False
+
+
 def hidden(text: str) -> str:
-    """A text without the values of secret variables, passwords in URLs, and what looks like a hub's token."""
+    """A text without the values of secret variables, passwords in URLs, and what looks like a hub's token.
+
+    Of a word with an ``@``, whatever comes after a user's name and a colon may be a password, up to the last
+    ``@``: a URL may have been mistyped.
+    """
     known = [value for name, value in os.environ.items() if _NAME.search(name)]
     for password in (found[1] for value in os.environ.values() for found in _LOGIN.finditer(value)):
         known += [password, unquote(password)]
     for value in sorted(known, key=len, reverse=True):
         if len(value) >= SHORTEST:
             text = text.replace(value, "***")
-    text = re.sub(r"(://[^\s:/@]*:)[^\s@/]+@", r"\1***@", text)
+    text = re.sub(r"\S+", _without_login, _ARGUMENT.sub(r"\1***", text))
     return re.sub(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}", r"\1***", text)
+
+
+def _without_login(word: re.Match[str]) -> str:
+    login, _, place = word[0].rpartition("@")
+    user = _USER.match(login)
+    return f"{user[0]}***@{place}" if user else word[0]

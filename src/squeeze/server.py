@@ -84,9 +84,11 @@ def _running() -> socket.socket:
         return _server[1]
     stop()
     door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # A server that is tied to its parent would end with the thread that started it.
+    tied_to = os.getpid() if threading.current_thread() is threading.main_thread() else 0
     with open(log or os.devnull, "ab") as sink, theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "squeeze.forkserver", str(theirs.fileno()), *modules],
+            [sys.executable, "-m", "squeeze.forkserver", str(theirs.fileno()), str(tied_to), *modules],
             env={**environment, **without_secrets()},
             stdin=subprocess.DEVNULL,
             stdout=sink,

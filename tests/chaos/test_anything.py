@@ -100,6 +100,7 @@ def refused_in_a_line(call: Callable[[], Any]) -> Any:
         return call()
     except (ConfigError, SetupError) as error:
         assert str(error).strip()
+        assert "\n" not in str(error)
         return None
 
 
@@ -215,4 +216,4 @@ def test_a_command_line_is_refused_in_one_line(
     ).filter(lambda url: "postgresql" not in url)
 )
 def test_a_storage_is_refused_in_one_line(workplace: Path, url: str) -> None:
-    refused_in_a_line(lambda: open_storage(url, create=False))
+    assert refused_in_a_line(lambda: open_storage(url, create=False)) is None  # no file is here

@@ -135,14 +135,16 @@ def test_a_trial_that_ends_on_a_full_disk_leaves_the_study_whole(
 @pytest.mark.engine
 @pytest.mark.skipif(not LONG, reason="the long form: make chaos")
 def test_a_search_goes_on_after_the_disk_was_full_in_each_stage(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(small_disk)
+    Path("talk.txt").symlink_to(tmp_path / "talk.txt")  # where there is room for it
     searches.prepare()
     assert searches.run(1, "--finalists", "0") == 0, searches.talk()
     table = ["| full in | exit code | record | said |", "|---|---|---|---|"]
     for done, stage in enumerate(("width", "distill", "quantize", "engine", "kmmlu_redux"), 1):
         shutil.rmtree("models/.cache")
+        heard = len(searches.talk())
         process = searches.start(done + 1, "--finalists", "0")
         try:
             assert searches.wait_for(at_stage(stage, process), process), searches.talk()
@@ -159,14 +161,19 @@ def test_a_search_goes_on_after_the_disk_was_full_in_each_stage(
                 assert len(whole_models()) >= len(kept)
         finally:
             searches.kill_tree(process)
-        said = [line for line in searches.talk().splitlines() if "error:" in line or "disk" in line]
+        talk = searches.talk()[heard:]
+        said = [line for line in talk.splitlines() if "error:" in line or "disk" in line]
         told = said[-1] if said else ""
-        table.append(f"| {stage} | {code} | {[record.failure for record in ended]} | {told} |")
-        assert ended or code == 3, "it neither ended nor recorded its trial: " + searches.talk()
+        became = [record.failure or record.state for record in ended]
+        table.append(f"| {stage} | {code} | {became} | {told} |")
+        assert code in (None, 0, 3), talk
+        assert "Traceback" not in talk
+        assert ended or code == 3, "it neither ended nor recorded its trial: " + talk
         if code == 3:
-            assert "No space left" in told or "disk" in told, searches.talk()
-        if ended and stage in STAGES:
-            assert ended[0].failure == "disk", ended[0].reason
+            assert "No space left" in told or "disk" in told, talk
+        # Once it is built, a trial needs little more room than is set aside for its record.
+        may_be = ("disk",) if stage in STAGES else ("disk", "complete")
+        assert all(one in may_be for one in became), [record.reason for record in ended]
         assert searches.run(done + 1, "--finalists", "0") == 0, searches.talk()
         with contextlib.closing(sqlite3.connect(f"studies/{STUDY}.db")) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

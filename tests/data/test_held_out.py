@@ -56,16 +56,21 @@ def test_a_hub_that_does_not_give_the_set_leaves_nothing_held_out_and_is_told(
     assert "no held-out text: the data set LGAI-EXAONE/MANTA-1M could not be" in capsys.readouterr().out
 
 
-def test_the_end_of_a_set_on_the_hub_is_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_set_on_the_hub_is_asked_for_alone_with_the_environments_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[Any] = []
 
-    def load_dataset(*_: object, split: str) -> Any:
+    def load_dataset(*_: object, split: str, token: object) -> Any:
         import datasets
 
-        asked.append(split)
+        asked.append((split, token))
         return datasets.Dataset.from_dict({"conversations": [[{"role": "assistant", "content": "하나"}]]})
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     load_rows("manta", HUB, -256)
+    monkeypatch.setenv("HF_TOKEN", "of-the-environment")
     load_rows("manta", HUB, 100)
-    assert asked == ["train[-256:]", "train[:100]"]
+    # None would mean the token that a login left on this machine.
+    assert asked == [("train[-256:]", False), ("train[:100]", "of-the-environment")]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 import sqlite3
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from search import bench, export, run, show
 from search.cli import run_command
+from search.prepare import open_search
 from search.records import load_trials
 from squeeze.bench.measure import Bench
 from squeeze.demo import MODEL_DIR
@@ -103,6 +107,26 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_made(
     assert not list(workplace.rglob("*.db"))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--storages", "postgresql://u:canary@h/db"],
+        ["--storage", "sqlite:///u:canary@h.db/no/folder?password=canary"],
+        ["--finalists", "postgresql://u:canary@h/db"],
+        ["--sampler", "u:canary@h/db"],
+        ["postgresql://u:canary@h/db?password=canary"],
+    ],
+)
+def test_no_password_is_told_wherever_a_url_was_given(
+    workplace: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (workplace / "u:canary@h.db").touch()
+    code, text = told(capsys, run, ["--trials", "1", *words])
+    assert code in (2, 3)
+    check_one_line(text, "@h")
+    assert "canary" not in text
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_model_folder_that_lacks_a_file_is_refused(
     workplace: Path, capsys: pytest.CaptureFixture[str], missing: str
@@ -140,8 +164,6 @@ def test_an_empty_folder_and_a_model_that_is_no_decoder_are_refused(
 def test_a_study_made_with_another_model_is_kept_as_it_is(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from search.prepare import open_search
-
     open_search(run.parser().parse_args(["--trials", "1"]))
     before = contents(workplace / "studies/demo.db")
     shutil.copytree(MODEL_DIR, workplace / "other")
@@ -176,6 +198,39 @@ def test_a_place_that_cannot_be_written_is_the_setups_fault(
     code, text = told(capsys, run, ["--trials", "1"])
     assert code == 3
     check_one_line(text, "studies", "writable")
+
+
+def test_two_searches_that_start_at_once_do_not_meet_in_what_they_probe(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[Path] = []
+    monkeypatch.setattr("search.prepare.write_whole", lambda path, _: probed.append(path))  # and it is gone
+    assert open_search(run.parser().parse_args(["--trials", "1"])).name == "demo"
+    assert {path.parent.name for path in probed} == {"studies", "models"}
+
+
+def test_a_database_that_is_lost_while_a_folder_is_tied_to_it_is_told_in_one_line(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(study: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr("search.study._bind_files", lost)
+    code, text = told(capsys, run, ["--trials", "1"])
+    assert code == 3
+    check_one_line(text, "database", "server closed the connection")
+
+
+def test_what_the_machine_refuses_anywhere_is_told_in_one_line(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(study: str) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "studies/demo/lock")
+
+    monkeypatch.setattr("search.study.alone", refused)
+    code, text = told(capsys, run, ["--trials", "1"])
+    assert code == 3
+    check_one_line(text, "quota", "studies/demo/lock", "run the same command again")
 
 
 @pytest.mark.parametrize("command", [show, export])

@@ -88,6 +88,10 @@ def test_in_a_container_whose_root_is_no_disk_either_sqlite_is_used_with_a_warni
         "postgresql+psycopg://me:canary@localhost:1/x?sslpassword=canary",
         "postgresql://me:can@ary:canary@@/x:y",
         "no url?password=canary",
+        "no url?password=can@canary",
+        "postgresql:me:canary@localhost/x",
+        "postgresql:/me:canary?a=canary@localhost/x",
+        "me:canary@localhost/x",
     ],
 )
 def test_no_password_is_told_when_a_database_cannot_be_reached(workplace: Path, url: str) -> None:

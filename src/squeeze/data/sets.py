@@ -15,6 +15,7 @@ from squeeze.data import rows as must
 from squeeze.data.rows import Check, Misfit, misfits
 from squeeze.data.rows import Row as Row
 from squeeze.errors import ConfigError, SetupError
+from squeeze.secret import hub_token
 
 HUB = "hub"
 """The source that means: load every set from the Hugging Face hub."""
@@ -199,7 +200,7 @@ def _from_hub(spec: DataSet, limit: int | None) -> tuple[list[Row], str | None]:
     datasets.disable_progress_bars()
     split = spec.split if limit is None else f"{spec.split}[{f':{limit}' if limit > 0 else f'{limit}:'}]"
     try:
-        table = datasets.load_dataset(spec.hub_id, spec.config, split=split)
+        table = datasets.load_dataset(spec.hub_id, spec.config, split=split, token=hub_token())
     except Exception as error:
         told = " ".join(str(error).split())
         remedy = "go online once, with HF_TOKEN set if the set needs one"
