@@ -14,7 +14,9 @@ step_ms (median step), stalls (share of the time in steps of more than 1.5 times
 processor a second of this process), stolen (share of all cores' time that the host took away), switched
 (times that the scheduling thread was put aside, a second), gc (share of the time), sm_mhz. with_stolen,
 with_stalls: correlation of a repeat's time with them, over all settings of a batch, each setting's mean taken
-off. --quick takes the embedded model, on a CPU too.
+off. a_a: batch -> repeats a side -> estimate -> median error of one side's time against the other's, over
+random halves of repeats of one setting; estimates: the median repeat, the least, and the sum of the least that
+each step took over the repeats. --quick takes the embedded model, on a CPU too.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import gc
 import json
 import multiprocessing
 import os
+import random
 import resource
 import sys
 import tempfile
@@ -124,6 +127,7 @@ def one(engine: Engine, request: Generate, steps: Steps) -> dict[str, Any]:
         "busy_cores": round((ticks[0] - ticks[2]) / max(1, ticks[0]), 4),
         "switched": round(switched / wall, 1),
         "gc": round(collected.seconds / wall, 4),
+        "each_ms": [round(1e3 * step, 3) for step in steps.taken],
         "sm_mhz": clock.sm_mhz if clock else None,
     }
 
@@ -244,6 +248,9 @@ def report(found: Mapping[str, Any], options: argparse.Namespace) -> dict[str, A
         sets = [batches[batch] for batches in grouped.values() if batch in batches]
         by_batch[batch] = {f"with_{what}": together(sets, what) for what in ("stolen", "stalls", "switched")}
     return {
+        "a_a": {
+            batch: halves([one[batch] for one in grouped.values() if batch in one]) for batch in by_batch
+        },
         "settings": told,
         "correlation": by_batch,
         "model": "embedded" if options.quick else "EXAONE-4.0-1.2B's shape, random weights",
@@ -266,6 +273,31 @@ def summary(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if all(one[name] is not None for one in repeats)
         },
     }
+
+
+def halves(sets: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Repeats a side -> estimate -> median of |one side's time over the other's - 1|, over random halves."""
+    draw = random.Random(42)
+    found: dict[str, dict[str, float]] = {}
+    for side in (2, 3, 4, 6, 8):
+        errors: dict[str, list[float]] = {name: [] for name in ESTIMATES}
+        for repeats in sets:
+            count = median(len(one["each_ms"]) for one in repeats)
+            alike = [one["each_ms"] for one in repeats if len(one["each_ms"]) == count]
+            for _ in range(200 if len(alike) >= 2 * side else 0):
+                drawn = draw.sample(alike, 2 * side)
+                for name, estimate in ESTIMATES.items():
+                    errors[name].append(abs(estimate(drawn[:side]) / estimate(drawn[side:]) - 1))
+        if errors["median"]:
+            found[str(side)] = {name: round(median(values), 5) for name, values in errors.items()}
+    return found
+
+
+ESTIMATES: Mapping[str, Callable[[Sequence[Sequence[float]]], float]] = {
+    "median": lambda repeats: median(map(sum, repeats)),
+    "least": lambda repeats: min(map(sum, repeats)),
+    "least of each step": lambda repeats: sum(map(min, zip(*repeats, strict=True))),
+}
 
 
 def together(sets: Sequence[Sequence[Mapping[str, Any]]], what: str) -> float | None:
@@ -294,7 +326,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.work = options.work or Path(tempfile.mkdtemp(prefix="spread-"))
     options.out = options.out or options.work / "spread.jsonl"
     if options.quick:
-        options.repeats = 3
+        options.repeats = 8
     return options
 
 
