@@ -15,8 +15,8 @@ processor a second of this process), stolen (share of all cores' time that the h
 (times that the scheduling thread was put aside, a second), gc (share of the time), sm_mhz. with_stolen,
 with_stalls: correlation of a repeat's time with them, over all settings of a batch, each setting's mean taken
 off. a_a: batch -> repeats a side -> estimate -> median error of one side's time against the other's, over
-random halves of repeats of one setting; estimates: the median repeat, the least, and the sum of the least that
-each step took over the repeats. --quick takes the embedded model, on a CPU too.
+random halves of the repeats of one setting; estimates: the median repeat, the least, and the sum of the least
+that each step took over the repeats. --quick takes the embedded model, on a CPU too.
 """
 
 from __future__ import annotations
