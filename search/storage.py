@@ -65,6 +65,8 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         return _made(parsed.render_as_string(hide_password=False), options)
     except ImportError as error:
         raise SetupError(f"the storage {name} needs a driver: {error}; install it") from error
+    except ValueError as error:  # SQLAlchemy's, of a driver's name in three parts
+        raise _no_url(url) from error
     except STORAGE_ERRORS as error:
         raise SetupError(
             f"the storage {name} must be a database that opens; {_cause(error)}; check its address"
@@ -82,12 +84,16 @@ def parse_url(url: str) -> URL:
         parsed = make_url(url)
         parsed.get_backend_name()
     except (ArgumentError, ValueError) as error:
-        raise ConfigError(
-            f"--storage must be a database URL like sqlite:///studies/demo.db; got {_hidden(url)!r}"
-        ) from error
+        raise _no_url(url) from error
     if parsed.drivername == "postgresql":  # which driver that means differs between versions of SQLAlchemy
         return parsed.set(drivername="postgresql+psycopg")
     return parsed
+
+
+def _no_url(url: str) -> ConfigError:
+    return ConfigError(
+        f"--storage must be a database URL like sqlite:///studies/demo.db; got {_hidden(url)!r}"
+    )
 
 
 def shown(url: URL) -> str:
