@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from searches import LONG
 
 from search import bench, build, check, dashboard, export, run, show, status
-from search.cli import printable, run_command
+from search.cli import in_a_line, printable, run_command
 from search.storage import open_storage
 from squeeze.bench.workload import load_workload
 from squeeze.config import CompressionConfig, load_config, parse_config
@@ -99,8 +99,10 @@ def refused_in_a_line(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except (ConfigError, SetupError) as error:
-        assert str(error).strip()
-        assert "\n" not in str(error)
+        told = in_a_line(error)
+        assert told
+        assert "\n" not in told
+        assert printable(told) == told
         return None
 
 

@@ -180,5 +180,5 @@ def test_heartbeats_beside_the_search_lock_nothing(workplace: Path, monkeypatch:
 
 @pytest.mark.parametrize("url", ["+x+x://", "sqlite+a+b:///x.db", "a.b.c://"])
 def test_a_drivers_name_in_three_parts_is_no_url(workplace: Path, url: str) -> None:
-    with pytest.raises(ConfigError, match="^--storage must be"):
+    with pytest.raises(ConfigError, match=r"^--storage must be"):
         open_storage(url, create=True)
