@@ -44,7 +44,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     changes no exit code.
     """
     _heed_signals()
-    sys.stderr = sys.stderr or io.StringIO()  # there is none after `2>&-`
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()  # none after `2>&-`
     with contextlib.redirect_stderr(cast(IO[str], _Lossy(sys.stderr))):
         try:
             code = main()
@@ -89,7 +89,7 @@ class _Lossy:
 
 def in_a_line(error: Exception) -> str:
     """What an error says, in one line that may be shown: it may repeat what a user or a library wrote."""
-    return printable(" ".join(hidden(str(error)).split()))
+    return printable(" ".join(hidden(str(error), typed=True).split()))
 
 
 def printable(text: str) -> str:

@@ -146,6 +146,11 @@ def _write_trial(study: str, record: TrialRecord) -> None:
     write_whole(folder / "trials" / name, record.model_dump_json(indent=1, exclude={"measurement"}))
 
 
+def has_record(study: str, number: int) -> bool:
+    """Whether a trial's record is on the disk."""
+    return (study_folder(study) / "trials" / f"{number:04d}.json").is_file()
+
+
 def forget_trial(study: str, number: int) -> None:
     """Remove what there is of a trial that is done again: its record first, measurements and model."""
     raw = study_folder(study) / "measurements" / f"{number:04d}.json"

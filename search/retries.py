@@ -8,18 +8,22 @@ fails so is in nobody's way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.modelled import FAILURE
-from search.workers import DOUBLE, FAILED, OWNER, RETRY_OF, Owner, requeue
+from search.workers import DOUBLE, FAILED, FAILED_AT, OWNER, RETRY_OF, Owner, requeue
 from squeeze.errors import RETRIED
 
 SECONDS = "seconds"
 """User attribute of a trial: what its stages and its measuring took; 0 where nothing had to be done."""
+
+
+MOST_FAILED = 5
+"""Failing once more after so many times is taken for the candidate's own fault, whatever the machine: where
+there is nothing else left to try, nothing else can tell."""
 
 
 def shows_working(trial: FrozenTrial, failure: str) -> bool:
@@ -30,33 +34,31 @@ def shows_working(trial: FrozenTrial, failure: str) -> bool:
     return trial.state == TrialState.PRUNED and measured and failure != "judge"
 
 
-def works(trials: Sequence[FrozenTrial], me: str, since: datetime | None, failure: str) -> bool:
-    """Whether the last trial that a worker ended after ``since`` shows that; False where it ended none.
+def works(trials: Sequence[FrozenTrial], me: str, failed: FrozenTrial, failure: str) -> bool:
+    """Whether the last trial that a worker ended since a candidate failed shows that; False where none was.
 
-    me: any ``workers.owner()`` of that worker.
+    me: any ``workers.owner()`` of that worker. failed: the trial that failed, or its retry.
     """
     last = max(
         (
-            (trial.datetime_complete, trial.number)
+            trial.number
             for trial in trials
-            if trial.datetime_complete is not None
-            and since is not None
-            and trial.datetime_complete > since
+            if trial.number > failed.user_attrs.get(FAILED_AT, len(trials))
+            and trial.state.is_finished()
             and (trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or FAILURE in trial.user_attrs)
             and _worker(trial.user_attrs.get(OWNER, "")) == _worker(me)
         ),
         default=None,
     )
-    return last is not None and shows_working(trials[last[1]], failure)
+    return last is not None and shows_working(trials[last], failure)
 
 
 def its_own(study: optuna.Study, trial: FrozenTrial, failure: str) -> bool:
     """Whether a failure of a running trial is the candidate's: it is not the first, and the machine works."""
-    before = trial.user_attrs.get(RETRY_OF)
-    if not trial.user_attrs.get(FAILED, 0) or before is None:
-        return False
-    trials = study.get_trials(deepcopy=False)
-    return works(trials, trial.user_attrs.get(OWNER, ""), trials[before].datetime_complete, failure)
+    times = trial.user_attrs.get(FAILED, 0)
+    if not times or times >= MOST_FAILED:
+        return bool(times)
+    return works(study.get_trials(deepcopy=False), trial.user_attrs.get(OWNER, ""), trial, failure)
 
 
 def is_held(trial: FrozenTrial) -> bool:
@@ -74,12 +76,12 @@ def held_back(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def ready(trials: Sequence[FrozenTrial], held: Sequence[FrozenTrial], me: str) -> list[FrozenTrial]:
     """Those of ``held_back`` that this worker may try now."""
-    return [one for one in held if works(trials, me, one.datetime_complete, one.user_attrs[FAILURE])]
+    return [one for one in held if works(trials, me, one, one.user_attrs[FAILURE])]
 
 
-def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue the parameters of a trial that failed, and that it did so."""
-    requeue(study, trial, {FAILED: trial.user_attrs.get(FAILED, 0) + 1})
+def queue_again(study: optuna.Study, trial: FrozenTrial, counts: Mapping[str, int] | None = None) -> None:
+    """Queue the parameters of a trial that failed, and that it did so. counts: further ones, of the retry."""
+    requeue(study, trial, {FAILED: trial.user_attrs.get(FAILED, 0) + 1, **(counts or {})})
 
 
 class Streak:

@@ -143,7 +143,7 @@ def _loop(
 
     from search.keep import needed_outputs
     from search.propose import next_trial
-    from search.records import set_aside
+    from search.records import has_record, set_aside
     from search.retries import Streak
     from search.settle import given_up, gives_up, leave, reap, settle
     from search.study import finished
@@ -178,12 +178,17 @@ def _loop(
             leave(study, trial.number, error)
             raise
         try:
-            kept = settle(study, mirror, past, record)
-        except SetupError as error:
-            if plan.cache is None or not is_full(error):
-                raise
-            plan.cache.shrink(0)  # it is measured: its record is worth more than what can be made again
-            kept = settle(study, mirror, past, record)
+            try:
+                kept = settle(study, mirror, past, record)
+            except SetupError as error:
+                if plan.cache is None or not is_full(error):
+                    raise
+                plan.cache.shrink(0)  # it is measured: its record is worth more than what can be made again
+                kept = settle(study, mirror, past, record)
+        except BaseException as error:
+            if not has_record(study.study_name, trial.number):
+                leave(study, trial.number, error)
+            raise
         if not kept:
             _given_up(progress, trial.number)
             continue

@@ -7,6 +7,7 @@ run left undone is done by ``catch_up`` at the next start.
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass
 
 import optuna
@@ -35,7 +36,10 @@ from search.workers import (
     CUT_OFF,
     DOUBLE,
     FAILED,
+    FAILED_AT,
+    LOST,
     MOST_CUT_OFF,
+    MOST_LOST,
     OWNER,
     RETRY_OF,
     Reaper,
@@ -45,6 +49,12 @@ from search.workers import (
 from spaces import Space
 from squeeze.errors import RETRIED, SetupError
 from squeeze.target import Target
+
+_OF_THE_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENOTCONN),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+)
+"""Errors of the operating system that are no trial's fault."""
 
 LEFT = "left"
 """The file of a study's folder with the number of a trial whose end, nobody's fault, no database was told."""
@@ -91,7 +101,11 @@ def settle(study: optuna.Study, mirror: optuna.Study, past: Past, record: TrialR
     Returns False, and leaves no record, when another worker has given the trial up and queued it again
     because our heartbeats did not arrive.
     """
-    frozen = study.get_trials(deepcopy=False)[record.number]
+    try:
+        frozen = study.get_trials(deepcopy=False)[record.number]
+    except STORAGE_ERRORS:
+        save_trial(study.study_name, record)  # the next start tells the database
+        raise
     if frozen.state.is_finished():
         return False
     save_trial(study.study_name, record)
@@ -130,8 +144,10 @@ def _tell(study: optuna.Study, record: TrialRecord, frozen: FrozenTrial) -> None
     if record.state == "complete" and record.score is not None:
         study.tell(trial, record.score.value)
     elif again:
+        at = len(study.get_trials(deepcopy=False)) - 1
+        trial.set_user_attr(FAILED_AT, at)
         if FAILED not in frozen.user_attrs:
-            queue_again(study, frozen)  # first: a kill in between must not lose it
+            queue_again(study, frozen, {FAILED_AT: at})  # first: a kill in between must not lose it
         study.tell(trial, state=TrialState.FAIL)
     else:
         study.tell(trial, state=TrialState.PRUNED)
@@ -204,6 +220,7 @@ def leave(study: optuna.Study, number: int, error: BaseException) -> None:
     be what broke: then the next start abandons the trial, and finds in the study's folder what to count.
     """
     counts = not isinstance(error, (KeyboardInterrupt, SetupError, *STORAGE_ERRORS))
+    counts = counts and getattr(error, "errno", None) not in _OF_THE_MACHINE
     try:
         abandon(study, study.get_trials(deepcopy=False)[number], counts=counts)
     except Exception:
@@ -240,7 +257,8 @@ def better_elsewhere(study: optuna.Study, records: list[TrialRecord]) -> str | N
 
 def gives_up(trial: FrozenTrial | optuna.Trial) -> bool:
     """Whether a trial is not to be run: the search has died in it too often."""
-    return bool(trial.user_attrs.get(CUT_OFF, 0) >= MOST_CUT_OFF)
+    said = trial.user_attrs
+    return bool(said.get(CUT_OFF, 0) >= MOST_CUT_OFF or said.get(LOST, 0) >= MOST_LOST)
 
 
 def given_up(trial: optuna.Trial, space: Space, target: Target) -> TrialRecord:
@@ -251,7 +269,7 @@ def given_up(trial: optuna.Trial, space: Space, target: Target) -> TrialRecord:
         state="failed",
         params=trial.params,
         config=config,
-        reason=f"killed in search: the search has died in this trial {MOST_CUT_OFF} times",
+        reason="killed in search: the search has died in this trial too often",
         failure="killed",
     )
 

@@ -38,14 +38,23 @@ RETRY_OF = "retry_of"
 CUT_OFF = "times cut off"
 """User attribute of a retry: how many of its forerunners ended with the process that ran them.
 
-A machine that was lost, or started anew, is nobody's fault and is not counted.
+A machine that was lost, or started anew, is nobody's fault and is counted apart.
 """
 
-MOST_CUT_OFF = 5
+LOST = "times lost"
+"""User attribute of a retry: how many of its forerunners ended with their machine, or on one of many."""
+
+MOST_CUT_OFF, MOST_LOST = 5, 20
 """A trial in which the search has died so often is not run again: it may be what kills it."""
 
 FAILED = "times failed"
 """User attribute of a retry: how many of its forerunners failed for reasons that may be the machine's."""
+
+FAILED_AT = "last trial when it failed"
+"""User attribute of a trial that failed so, and of its retries: the number of the last trial there was then.
+
+Later ones tell whether the machine works; the clocks of several machines could not.
+"""
 
 DOUBLE = "double"
 """User attribute of a trial that was dropped at once: the number of the one that it would have repeated."""
@@ -212,21 +221,21 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def cut_off(trial: FrozenTrial) -> dict[str, int]:
-    """The count ``CUT_OFF`` of a trial whose worker died in it; as it was where its machine was lost."""
-    here = not Owner.parse(_owner_of(trial)).elsewhere
-    return {CUT_OFF: trial.user_attrs.get(CUT_OFF, 0) + 1} if here else {}
+    """``CUT_OFF`` or, where its machine was lost, ``LOST`` of a trial whose worker died in it, one more."""
+    which = LOST if Owner.parse(_owner_of(trial)).elsewhere else CUT_OFF
+    return {which: trial.user_attrs.get(which, 0) + 1}
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial, counts: dict[str, int] | None = None) -> None:
     """Queue a trial's parameters again, once, whoever asks.
 
-    counts: ``CUT_OFF``, ``FAILED``; besides them the new trial inherits the key of its configuration alone.
+    counts: of the retry, in place of the trial's; besides counts it inherits its configuration's key alone.
     """
     # What was queued, which is all of it even where the trial was cut off while it asked for its parameters.
     params = trial.system_attrs.get("fixed_params") or trial.params
     others = study.get_trials(deepcopy=False)
     if params and all(other.user_attrs.get(RETRY_OF) != trial.number for other in others):
-        inherited = (CONFIG, CUT_OFF, FAILED)
+        inherited = (CONFIG, CUT_OFF, LOST, FAILED, FAILED_AT)
         kept = {name: trial.user_attrs[name] for name in inherited if name in trial.user_attrs}
         study.enqueue_trial(params, user_attrs={**kept, **(counts or {}), RETRY_OF: trial.number})
 
@@ -238,8 +247,10 @@ def doubled(study: optuna.Study, trial: FrozenTrial) -> int | None:
     """
     first = trial.user_attrs.get(RETRY_OF)
     for other in study.get_trials(deepcopy=False):
-        if other.number == first and other.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            return other.number
+        if other.number == first:
+            if other.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                return other.number
+            continue  # about to be told failed, where it is not yet: its parameters are queued before that
         if other.number >= trial.number or other.state == TrialState.FAIL:
             continue
         if first is not None and other.user_attrs.get(RETRY_OF) == first:

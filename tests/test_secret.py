@@ -86,7 +86,15 @@ def test_of_two_secrets_one_may_begin_as_the_other(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_password_in_a_url_is_hidden_however_that_is_mistyped(text: str, shown: str) -> None:
-    assert hidden(text) == shown
+    assert hidden(text, typed=True) == shown
+
+
+def test_of_what_a_process_prints_only_logins_of_urls_are_hidden() -> None:
+    said = "undefined symbol: std::foo@GLIBCXX_3.4 at http://localhost:8000/v1/a@b by vllm:EngineCore@rank0"
+    assert hidden(said) == said
+    assert hidden(f"{said} postgresql://u:canary@h/db?password=canary") == (
+        f"{said} postgresql://u:***@h/db?password=***"
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,3 +109,4 @@ def test_a_password_in_a_url_is_hidden_however_that_is_mistyped(text: str, shown
 )
 def test_what_holds_no_password_is_shown_as_it_is(text: str) -> None:
     assert hidden(text) == text
+    assert hidden(text, typed=True) == text

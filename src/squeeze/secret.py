@@ -46,11 +46,11 @@ def hub_token() -> str | Literal[False]:
     return os.environ.get("HF_TOKEN") or False
 
 
-def hidden(text: str) -> str:
+def hidden(text: str, *, typed: bool = False) -> str:
     """A text without the values of secret variables, passwords in URLs, and what looks like a hub's token.
 
-    Of a word with an ``@``, whatever comes after a user's name and a colon may be a password, up to the last
-    ``@``: a URL may have been mistyped.
+    typed: somebody typed what it may repeat, and a URL may have been mistyped: of a word with an ``@``,
+    whatever comes after a user's name and a colon may be a password, up to the last ``@``.
     """
     known = [value for name, value in os.environ.items() if _NAME.search(name)]
     for password in (found[1] for value in os.environ.values() for found in _LOGIN.finditer(value)):
@@ -58,7 +58,9 @@ def hidden(text: str) -> str:
     for value in sorted(known, key=len, reverse=True):
         if len(value) >= SHORTEST:
             text = text.replace(value, "***")
-    text = re.sub(r"\S+", _without_login, _ARGUMENT.sub(r"\1***", text))
+    text = re.sub(r"(://[^\s:/@]*:)[^\s@/]+@", r"\1***@", _ARGUMENT.sub(r"\1***", text))
+    if typed:
+        text = re.sub(r"\S+", _without_login, text)
     return re.sub(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}", r"\1***", text)
 
 

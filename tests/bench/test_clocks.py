@@ -37,8 +37,11 @@ def test_the_clocks_are_those_of_all_samples() -> None:
     assert found.slowed == {"power_cap": 0.5, "heat": 0.25}
 
 
-def test_a_gpu_that_tells_nothing_has_no_clocks() -> None:
+def test_a_gpu_that_tells_nothing_has_no_clocks_and_one_that_misses_a_look_does() -> None:
     assert seen(None) is None
+    found = seen(COOL, None, None, HOT)
+    assert found is not None
+    assert found.samples == 2
 
 
 def test_a_meter_looks_until_it_is_closed() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,13 +17,15 @@ import pytest
 from objectives import competition
 from search import bench as command
 from squeeze.bench import rungs
+from squeeze.bench.clocks import Sample
+from squeeze.bench.gpu import User
 from squeeze.bench.measure import Bench
 from squeeze.bench.reference import Beside, Bracketed
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
-from squeeze.errors import CandidateError
-from squeeze.records import Measurement, Pass, Rung
+from squeeze.errors import CandidateError, SetupError
+from squeeze.records import Measurement, Rung, Timing
 from squeeze.target import Target
 
 pytestmark = pytest.mark.engine
@@ -56,25 +60,52 @@ def baseline(bench: Bench) -> Measurement:
     return bench.baseline
 
 
-def test_passes_go_on_until_the_ratio_is_steady_or_the_time_is_over(
+def test_on_a_gpu_passes_go_on_until_the_ratio_is_steady_and_who_else_uses_it_is_refused(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "_steady", True)
-    monkeypatch.setattr(rungs, "STEADY_ERROR", 10.0)
-    *_, found = bench.measure(MODEL_DIR, log=tmp_path / "log")
-    assert len(found.passes) == WORKLOAD.repeats
-    a_pass = max(map(seconds, zip(found.passes, found.reference, strict=True)))
-    monkeypatch.setattr(rungs, "STEADY_ERROR", 0.0)
-    monkeypatch.setattr(rungs, "STEADY_S", (WORKLOAD.repeats + 1) * a_pass)
-    *_, found = bench.measure(MODEL_DIR, log=tmp_path / "log")
-    each = [seconds(one) for one in zip(found.passes, found.reference, strict=True)]
-    assert len(each) > WORKLOAD.repeats
-    assert sum(each) >= (WORKLOAD.repeats + 1) * a_pass > sum(each[:-1])
+    monkeypatch.setattr(rungs, "_is_steady", lambda laps: len(laps) == 4)
+    # As on a GPU, for all that does not start engines.
+    monkeypatch.setattr(bench, "_target", replace(bench._target, device="cuda"))
+    monkeypatch.setattr("squeeze.bench.clocks.look_nvml", lambda: Sample(1980, 50, 400.0, 1.0, 0))
+    engines = User(1, "python", 1 << 30), User(2, "python", 1 << 30)
+    somebody: list[User] = []
+    monkeypatch.setattr("squeeze.bench.gpu.read_nvml", lambda: None)
+    monkeypatch.setattr("squeeze.bench.gpu.users", lambda read=None: (*engines, *somebody))
+    *begun, found = bench.measure(MODEL_DIR, log=tmp_path / "log")
+    assert len(begun) == 5
+    assert len(found.passes) == len(found.reference) == 4
+    assert found.clocks is not None
+    assert found.clocks.sm_mhz == (1980, 1980, 1980)
+    with contextlib.closing(bench.measure(MODEL_DIR, log=tmp_path / "log")) as measured:
+        next(measured)
+        somebody.append(User(4711, "train", 1 << 30))
+        with pytest.raises(SetupError, match=r"pid 4711 \(train, 1.0 GiB\) began to use it meanwhile"):
+            next(measured)
 
 
-def seconds(passes: tuple[Pass, ...]) -> float:
-    """What passes took together, s."""
-    return sum(timing.seconds for one in passes for timing in one.timings.values())
+def lap(*, mine: float, other: float) -> rungs._Lap:
+    """A pass of one benchmark, a hundred tokens on either side."""
+    return rungs._Lap(
+        mine={"kmmlu_redux": Timing(seconds=mine, tokens=100)},
+        others={"kmmlu_redux": Timing(seconds=other, tokens=100)},
+    )
+
+
+def test_a_ratio_is_steady_when_its_error_is_small_or_enough_time_has_been_spent() -> None:
+    alike, apart = [lap(mine=1.0, other=1.0)] * 3, [lap(mine=1.0 + 0.1 * one, other=1.0) for one in range(3)]
+    assert rungs._is_steady(alike)
+    assert not rungs._is_steady(alike[:1])  # which tells nothing of the error
+    assert not rungs._is_steady(apart)
+    assert rungs._is_steady(apart * 10)
+    assert rungs._is_steady([lap(mine=20.0, other=10.0)])
+
+
+@pytest.mark.parametrize(("memory_gib", "steady"), [(140, True), (22, False)])
+def test_only_a_gpu_with_both_engines_has_more_passes_than_repeats(memory_gib: int, steady: bool) -> None:
+    decoder = Decoder.read(MODEL_DIR)
+    target = replace(Target.contest(decoder), memory_bytes=memory_gib << 30)
+    assert Bench(WORKLOAD, MODEL_DIR, target, log=Path("unused.log"))._steady == steady
 
 
 def test_the_baseline_is_measured_whole_and_without_a_reference(baseline: Measurement) -> None:

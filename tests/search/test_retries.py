@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
-from search.retries import Streak
+from search.retries import MOST_FAILED, Streak
 from search.settle import Past, catch_up, settle
 from search.study import FINISHED, open_study
 from search.workers import FAILED, Owner, Reaper, owner
@@ -122,8 +122,9 @@ def test_a_start_on_a_machine_that_works_again_measures_what_failed(
     assert counted() == [third, 3, 5]
 
 
+@pytest.mark.parametrize("mended", [True, False])
 def test_when_nothing_else_is_left_to_try_the_search_still_ends(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, mended: bool
 ) -> None:
     monkeypatch.setattr(worker, "recipes", lambda target: [{"x": 1}])
 
@@ -132,13 +133,14 @@ def test_when_nothing_else_is_left_to_try_the_search_still_ends(
 
     monkeypatch.setattr(worker, "suggest", only)
     spoil(monkeypatch, lambda x: "killed")
-    for tries in (4, 7):
-        with pytest.raises(SetupError, match="3 trials in a row"):
-            worker.search(SQLITE, 1)
-        assert [trial.state for trial in trials()] == [TrialState.FAIL] * tries
-    spoil(monkeypatch, lambda x: None)
+    with pytest.raises(SetupError, match="3 trials in a row"):
+        worker.search(SQLITE, 1)
+    assert [trial.state for trial in trials()] == [TrialState.FAIL] * 4
+    if mended:
+        spoil(monkeypatch, lambda x: None)
     worker.search(SQLITE, 1)
-    assert counted() == [1]
+    last = [TrialState.COMPLETE] if mended else [TrialState.FAIL] * (MOST_FAILED - 4) + [TrialState.PRUNED]
+    assert [trial.state for trial in trials()] == [TrialState.FAIL] * 4 + last
 
 
 class Made:

@@ -392,7 +392,7 @@ def test_a_trial_in_which_the_search_died_again_and_again_is_given_up(workplace:
     assert (last.state, last.constraints) == (TrialState.PRUNED, {"candidate failed": 1.0})
     record = load_trials("demo")[-1]
     assert (record.number, record.failure) == (last.number, "killed")
-    assert record.reason == f"killed in search: the search has died in this trial {MOST_CUT_OFF} times"
+    assert record.reason == "killed in search: the search has died in this trial too often"
     assert begun(study, owned_by=owner()).params == {"x": 5}
 
 
@@ -411,7 +411,13 @@ def test_a_trial_whose_machine_was_started_anew_is_not_counted_as_cut_off(
 
 @pytest.mark.parametrize(
     ("error", "counts"),
-    [(StorageInternalError("away"), False), (KeyboardInterrupt(), False), (RuntimeError("a bug"), True)],
+    [
+        (StorageInternalError("away"), False),
+        (KeyboardInterrupt(), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (OSError(errno.ENOENT, "No such file or directory"), True),
+        (RuntimeError("a bug"), True),
+    ],
 )
 def test_what_ended_a_search_whose_database_was_away_is_known_at_the_next_start(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, counts: bool
@@ -431,6 +437,23 @@ def test_what_ended_a_search_whose_database_was_away_is_known_at_the_next_start(
     begun(study, owned_by=dead_owner())  # of which nothing is known
     assert catch_up(study, mirror, past, reaper(study)) == [1]
     assert study.get_trials()[2].user_attrs[CUT_OFF] == 1 + counts
+
+
+def test_what_was_measured_while_the_database_was_away_is_told_at_the_next_start(
+    workplace: Path, scored: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, mirror, past = opened()
+    begun(study, owned_by=dead_owner())
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StorageInternalError("the server is away")
+
+    with monkeypatch.context() as broken, pytest.raises(StorageInternalError):
+        broken.setattr(optuna.Study, "get_trials", away)
+        settle(study, mirror, past, scored(0, 0.6))
+    study, mirror, past = opened()
+    assert catch_up(study, mirror, past, reaper(study)) == []
+    assert [trial.value for trial in study.get_trials()] == [0.6]
 
 
 def test_a_trial_that_was_cut_off_is_still_tried_again_when_the_machine_fails_it(workplace: Path) -> None:

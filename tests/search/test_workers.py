@@ -31,6 +31,7 @@ from search.workers import (
     CONFIG,
     DOUBLE,
     MOST_CUT_OFF,
+    MOST_LOST,
     OWNER,
     RETRY_OF,
     Owner,
@@ -282,6 +283,18 @@ def test_what_is_queued_again_by_two_is_run_once(study: optuna.Study) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_retry_that_is_begun_before_its_trial_is_told_failed_is_run(study: optuna.Study) -> None:
+    trial = run_by(study, "another")
+    trial.set_user_attr(CONFIG, "key")
+    requeue(study, study.get_trials()[0])
+    asked = study.ask()
+    assert asked.user_attrs == {RETRY_OF: 0, CONFIG: "key"}
+    assert doubled(study, study.get_trials()[asked.number]) is None
+    study.tell(trial, state=TrialState.FAIL)
+    assert doubled(study, study.get_trials()[asked.number]) is None
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 @pytest.mark.parametrize("retry_first", [True, False])
 def test_a_retry_and_the_same_configuration_begun_anew_are_run_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, retry_first: bool
@@ -427,14 +440,21 @@ def let_workers_fall_silent(owned_by: str, times: int) -> None:
         assert Reaper(study, owner()).stale() == [number]
 
 
-@pytest.mark.parametrize("owned_by", ["another:1:1:elsewhere:", f"a-container:1:1:its-own::{BOOT}"])
+@pytest.mark.parametrize(
+    ("owned_by", "times"),
+    [
+        ("another:1:1:elsewhere:", MOST_CUT_OFF),
+        (f"a-container:1:1:its-own::{BOOT}", MOST_CUT_OFF),
+        ("another:1:1:elsewhere::its-boot", MOST_LOST),
+    ],
+)
 def test_a_trial_whose_workers_fall_silent_again_and_again_is_given_up(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, owned_by: str
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, owned_by: str, times: int
 ) -> None:
-    let_workers_fall_silent(owned_by, MOST_CUT_OFF)
+    let_workers_fall_silent(owned_by, times)
     spoil(monkeypatch, lambda x: AssertionError("it was run again") if x == 3 else None)
     worker.search(SQLITE, 2)
-    check_given_up(MOST_CUT_OFF)
+    check_given_up(times)
 
 
 def test_a_trial_whose_machines_are_lost_again_and_again_is_run_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from squeeze.records import Clocks
 
 EVERY_S = 0.25
 """Between two samples; one takes well under a millisecond, in the parent, not in the engine."""
+
+MISSES = 8
+"""So many looks one after the other that told nothing are the last."""
 
 REASONS = {
     0x04: "power_cap",
@@ -68,11 +72,15 @@ class Meter:
     def close(self) -> None:
         """Look no more."""
         self._ends.set()
-        self._thread.join()
+        self._thread.join(5)  # a GPU that is gone can keep NVML waiting for ever
 
     def _watch(self) -> None:
-        while (sample := self._look()) is not None:
-            self._samples.append(sample)
+        misses = 0
+        while misses < MISSES:
+            sample = self._look()
+            misses = misses + 1 if sample is None else 0
+            if sample is not None:
+                self._samples.append(sample)
             if self._ends.wait(self._every_s):
                 return
 
@@ -83,16 +91,23 @@ def look_nvml() -> Sample | None:
         return None
     import pynvml
 
-    # NVML 12.x renamed it; drivers and bindings of before know the old name only.
-    reasons = getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    reasons = reasons or pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
     try:
         return Sample(
             sm_mhz=pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_SM),
             celsius=pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU),
             watts=pynvml.nvmlDeviceGetPowerUsage(device) / 1000,
             busy=pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100,
-            reasons=reasons(device),
+            reasons=_reasons(device),
         )
     except pynvml.NVMLError:
         return None
+
+
+def _reasons(device: object) -> int:
+    """NVML 12.x renamed them; drivers and bindings of before know the old name only."""
+    import pynvml
+
+    if (now := getattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None)) is not None:
+        with contextlib.suppress(pynvml.NVMLError):
+            return int(now(device))
+    return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(device))

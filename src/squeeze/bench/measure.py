@@ -120,7 +120,11 @@ class Bench:
             ):
                 served.wait(tell)
                 refuse_other_questions(served, self.baseline)
-                users = gpu.users() if self._target.device == "cuda" else None
+                users = None
+                if self._target.device == "cuda":
+                    if self._reference.in_turn:
+                        self._reference.serve(tell)  # it has begun to start: now it is among them
+                    users = gpu.users()
                 told: dict[str, Any] = {}
                 said = self.baseline.sampled
                 if known is not None:
@@ -132,7 +136,7 @@ class Bench:
                     served, model, self.workload, self._reference, lengths, tell, said, empty, self._steady
                 )
                 for measurement in rated_candidate(self._judge, self.baseline, served, found, tell):
-                    if measurement.complete and users is not None:
+                    if users is not None:
                         gpu.refuse_newcomers(users)
                     clocks = meter.clocks if meter else None
                     yield measurement.model_copy(update={**told, "clocks": clocks})
