@@ -25,14 +25,26 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, pstdev, stdev
 from typing import Any
 
-from parts import LONG, SHORT, Book, Watch, about, make_models, make_questions, middle, mixed, say
+from parts import (
+    LONG,
+    SHORT,
+    Book,
+    Watch,
+    about,
+    make_models,
+    make_questions,
+    middle,
+    mixed,
+    say,
+    shared_options,
+    with_places,
+)
 
 from squeeze import server
 from squeeze.bench.measure import Bench
@@ -207,20 +219,12 @@ def errors(medians: Sequence[float], side: int) -> dict[str, float]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="the embedded model, on a CPU too")
-    parser.add_argument("--out", type=Path, help="JSON lines of what is found (default: in --work)")
-    parser.add_argument("--work", type=Path, help="models and logs (default: a new folder)")
-    parser.add_argument("--minutes", type=float, default=30, help="begin nothing new after so many")
+    parser = shared_options(__doc__, minutes=30)
     parser.add_argument("--processes", type=int, default=10, help="of each kind")
     parser.add_argument("--passes", type=int, default=6, help="of each process")
     parser.add_argument("--in-turn", type=int, default=10, help="measurements of a copy beside the model")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
-    options = parser.parse_args(argv)
-    options.work = options.work or Path(tempfile.mkdtemp(prefix="agreement-"))
-    options.out = options.out or options.work / "agreement.jsonl"
+    options = with_places(parser.parse_args(argv), "agreement")
     if options.quick:
         options.processes, options.passes, options.in_turn = 2, 3, 2
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -126,6 +128,23 @@ def mixed(data: Path, quick: bool) -> Workload:
         divergence=None,
         engine=EngineArguments(max_model_len=4096, kv_cache_gib=1),
     )
+
+
+def shared_options(doc: str | None, minutes: float) -> argparse.ArgumentParser:
+    """The options that the programs share. minutes: the default."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--quick", action="store_true", help="the embedded model, on a CPU too")
+    found.add_argument("--out", type=Path, help="JSON lines of what is found (default: in --work)")
+    found.add_argument("--work", type=Path, help="models and logs (default: a new folder)")
+    found.add_argument("--minutes", type=float, default=minutes, help="begin nothing new after so many")
+    return found
+
+
+def with_places(options: argparse.Namespace, name: str) -> argparse.Namespace:
+    """The same with the folders that were not given. name: of the program."""
+    options.work = options.work or Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    options.out = options.out or options.work / f"{name}.jsonl"
+    return options
 
 
 class Watch:

@@ -18,13 +18,25 @@ import argparse
 import json
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parts import MIX, Book, Watch, about, bandwidth_gb_s, make_models, make_questions, middle, mixed, say
+from parts import (
+    MIX,
+    Book,
+    Watch,
+    about,
+    bandwidth_gb_s,
+    make_models,
+    make_questions,
+    middle,
+    mixed,
+    say,
+    shared_options,
+    with_places,
+)
 
 from squeeze.bench.served import Served, Slice
 from squeeze.bench.workload import Workload
@@ -199,18 +211,10 @@ def report(book: Book, base: Path, tried: Mapping[str, Any], options: argparse.N
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="the embedded model, on a CPU too")
-    parser.add_argument("--out", type=Path, help="JSON lines of what is found (default: in --work)")
-    parser.add_argument("--work", type=Path, help="models and logs (default: a new folder)")
-    parser.add_argument("--minutes", type=float, default=30, help="begin nothing new after so many")
+    parser = shared_options(__doc__, minutes=30)
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each batch")
     parser.add_argument("--only", nargs="*", help="the names of those that are tried (default: all)")
-    options = parser.parse_args(argv)
-    options.work = options.work or Path(tempfile.mkdtemp(prefix="shapes-"))
-    options.out = options.out or options.work / "shapes.jsonl"
+    options = with_places(parser.parse_args(argv), "shapes")
     if options.quick:
         options.repeats = 2
     return options

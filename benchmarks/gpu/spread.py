@@ -31,14 +31,13 @@ import os
 import random
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import correlation, mean, median, pstdev
 from typing import Any
 
-from parts import SHORT, Book, about, make_models, make_questions, mixed, say
+from parts import SHORT, Book, about, make_models, make_questions, mixed, say, shared_options, with_places
 
 from squeeze.bench.clocks import look_nvml
 from squeeze.bench.engine import Engine, Generate, Start
@@ -314,17 +313,9 @@ def together(sets: Sequence[Sequence[Mapping[str, Any]]], what: str) -> float | 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="the embedded model, on a CPU too")
-    parser.add_argument("--out", type=Path, help="JSON lines of what is found (default: in --work)")
-    parser.add_argument("--work", type=Path, help="models and logs (default: a new folder)")
-    parser.add_argument("--minutes", type=float, default=10, help="begin nothing new after so many")
+    parser = shared_options(__doc__, minutes=10)
     parser.add_argument("--repeats", type=int, default=12, help="of each batch under each setting")
-    options = parser.parse_args(argv)
-    options.work = options.work or Path(tempfile.mkdtemp(prefix="spread-"))
-    options.out = options.out or options.work / "spread.jsonl"
+    options = with_places(parser.parse_args(argv), "spread")
     if options.quick:
         options.repeats = 8
     return options
