@@ -141,11 +141,12 @@ def _loop(
     """Run trials until enough are finished or the monotonic clock is at ``ends``."""
     from optuna.exceptions import UpdateFinishedTrialError
 
+    from search.abandon import leave
     from search.keep import needed_outputs
     from search.propose import next_trial
     from search.records import has_record, set_aside
     from search.retries import Streak
-    from search.settle import given_up, gives_up, leave, reap, settle
+    from search.settle import given_up, gives_up, reap, settle
     from search.study import finished
     from search.trial import run_trial
     from search.workers import beating

@@ -6,14 +6,13 @@ run left undone is done by ``catch_up`` at the next start.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 from dataclasses import dataclass
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from search.abandon import abandon, left
 from search.cli import printable
 from search.keep import delete_others
 from search.modelled import FAILURE, QUALITY, QUALITY_ERROR, SPEED
@@ -25,8 +24,6 @@ from search.records import (
     forget_trial,
     load_trials,
     save_trial,
-    study_folder,
-    write_whole,
 )
 from search.retries import SECONDS, is_held, its_own, queue_again
 from search.storage import STORAGE_ERRORS
@@ -43,21 +40,11 @@ from search.workers import (
     OWNER,
     RETRY_OF,
     Reaper,
-    cut_off,
     requeue,
 )
 from spaces import Space
-from squeeze.errors import RETRIED, SetupError
+from squeeze.errors import RETRIED
 from squeeze.target import Target
-
-_OF_THE_MACHINE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENOTCONN),
-    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
-)
-"""Errors of the operating system that are no trial's fault."""
-
-LEFT = "left"
-"""The file of a study's folder with the number of a trial whose end, nobody's fault, no database was told."""
 
 
 @dataclass
@@ -198,43 +185,9 @@ def reap(study: optuna.Study, past: Past, reaper: Reaper) -> list[int]:
         if trial.number in records:
             tell(study, records[trial.number], trial)
         else:
-            abandon(study, trial, counts=trial.number != _left(study.study_name))
+            abandon(study, trial, counts=trial.number != left(study.study_name))
             queued.append(trial.number)
     return [*queued, *reaper.stale()]
-
-
-def abandon(study: optuna.Study, trial: FrozenTrial, *, counts: bool) -> None:
-    """Fail a trial, queue its parameters again, and delete the model it may have built.
-
-    counts: whether it may be the trial's fault that its worker ended; see ``CUT_OFF``.
-    """
-    forget_trial(study.study_name, trial.number)
-    requeue(study, trial, cut_off(trial) if counts else None)
-    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-
-
-def leave(study: optuna.Study, number: int, error: BaseException) -> None:
-    """Abandon the trial that this worker runs, because of an error that ends the search.
-
-    A user, a machine and a database end any trial; what else does may be this one's fault. The database may
-    be what broke: then the next start abandons the trial, and finds in the study's folder what to count.
-    """
-    counts = not isinstance(error, (KeyboardInterrupt, SetupError, *STORAGE_ERRORS))
-    counts = counts and getattr(error, "errno", None) not in _OF_THE_MACHINE
-    try:
-        abandon(study, study.get_trials(deepcopy=False)[number], counts=counts)
-    except Exception:
-        if not counts:
-            with contextlib.suppress(SetupError):
-                write_whole(study_folder(study.study_name) / LEFT, str(number))
-
-
-def _left(study: str) -> int | None:
-    """The number of the trial that ``leave`` could not abandon last; None where there is none."""
-    try:
-        return int((study_folder(study) / LEFT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def better_elsewhere(study: optuna.Study, records: list[TrialRecord]) -> str | None:

@@ -142,8 +142,7 @@ class Clocks(Record):
     """What NVML said of the GPU while a model was measured, engine's start included.
 
     sm_mhz: its clock, least, median and most. celsius: the hottest. watts: the median. busy: share of the
-    time in which a kernel ran, 0–1. slowed: what held the clock down -> share of the samples.
-    """
+    time in which a kernel ran, 0–1. slowed: what held the clock down -> share of the samples."""
 
     samples: int
     sm_mhz: tuple[int, int, int]

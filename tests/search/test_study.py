@@ -18,10 +18,11 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from search.abandon import leave
 from search.keep import delete_others
 from search.propose import next_trial
 from search.records import TrialRecord, load_trials
-from search.settle import Past, better_elsewhere, catch_up, given_up, gives_up, leave, settle
+from search.settle import Past, better_elsewhere, catch_up, given_up, gives_up, settle
 from search.storage import default_storage
 from search.study import alone, finished, is_searched, open_study, this_worker
 from search.workers import CONFIG, CUT_OFF, MOST_CUT_OFF, OWNER, RETRY_OF, Owner, Reaper, owner, retry
