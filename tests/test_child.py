@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from squeeze import server
-from squeeze.child import Child
+from squeeze.child import PAUSED, TURN, Child
 from squeeze.errors import CandidateError, ConfigError
 
 
@@ -33,6 +33,11 @@ def answer(request: Any, tell: Any) -> Any:
         case "events":
             tell({"stage": "one"})
             tell({"stage": "two"})
+            return "done"
+        case "turns":
+            for _ in range(2):
+                time.sleep(0.4)
+                tell({"stage": TURN})
             return "done"
         case "grandchildren":
             # One in the group, one that leaves it and ignores SIGTERM.
@@ -366,3 +371,22 @@ def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
         with start(tmp_path) as two:
             assert two.call("pid", deadline_s=20)[0] == two.pid
         assert server._server[0] is not before
+
+
+def test_a_child_pauses_where_it_tells_its_turn_is_over_and_goes_on_when_told_to(tmp_path: Path) -> None:
+    heard: list[Any] = []
+    with Child(handler, stage="test", log=tmp_path / "log") as child:
+        assert child.call("turns", deadline_s=60, tell=heard.append) is PAUSED
+        assert child.call("go on", deadline_s=60, tell=heard.append) is PAUSED
+        assert child.call("go on", deadline_s=60, tell=heard.append) == "done"
+        assert heard == []
+        assert child.call("pid", deadline_s=60)[0] == child.pid
+
+
+def test_a_deadline_counts_what_was_spent_before_a_pause(tmp_path: Path) -> None:
+    with Child(handler, stage="test", log=tmp_path / "log") as child:
+        assert child.call("turns", deadline_s=60) is PAUSED
+        with pytest.raises(CandidateError, match="no answer within 60 s") as caught:
+            child.call("go on", deadline_s=60, spent_s=59.8)
+        assert caught.value.kind == "timeout"
+        assert not child.alive

@@ -14,7 +14,8 @@ within (standard deviation of a pass, relative, the first left out), between (of
 the model against itself, over all pairs of disjoint groups of the processes measured. A protocol is so many
 processes a side, by the median of their passes, the first dropped or not. clocks and reasons of every
 process are there too. in_turn: SpeedNorm of a copy of the model, measured as a search measures a candidate,
-in fresh processes each time (on a GPU with room for two engines: timed in turn with the unchanged model).
+in fresh processes each time (on a GPU with room for two engines: timed in turn with the unchanged model),
+by the seconds of a turn (``--turns``; ``inf``: whole passes, as wide as the questions of a benchmark).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, pstdev, stdev
 from typing import Any
@@ -47,6 +48,7 @@ from parts import (
 )
 
 from squeeze import server
+from squeeze.bench import turns
 from squeeze.bench.measure import Bench
 from squeeze.bench.served import Served, Slice
 from squeeze.bench.stats import between, time_ratio
@@ -81,14 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"{name}: {json.dumps(book.found[name], ensure_ascii=False)}")
     in_turn(base, workload, book, ends, options)
     found = {kind: judged(book, kind) for kind in options.kinds if f"{kind} 1" in book.found}
-    ratios = [one for name, one in book.found.items() if name.startswith("in turn ")]
-    if ratios:
-        found["in_turn"] = {
-            "speed_norms": [round(1 - one["ratio"], 5) for one in ratios],
-            "median": round(middle([abs(1 - one["ratio"]) for one in ratios]), 5),
-            "signed_median": round(middle([1 - one["ratio"] for one in ratios]), 5),
-            "errors_told": [one["error"] for one in ratios],
-        }
+    found["in_turn"] = {}
+    for turn in options.turns:
+        ratios = [one for name, one in book.found.items() if name.startswith(f"in turn {turn} ")]
+        if ratios:
+            found["in_turn"][str(turn)] = {
+                "speed_norms": [round(1 - one["ratio"], 5) for one in ratios],
+                "median": round(middle([abs(1 - one["ratio"]) for one in ratios]), 5),
+                "signed_median": round(middle([1 - one["ratio"] for one in ratios]), 5),
+                "errors_told": [one["error"] for one in ratios],
+                "benchmarks": {
+                    name: [round(1 - median_ratio(one, name), 5) for one in ratios] for name in (SHORT, LONG)
+                },
+            }
     print(
         json.dumps(
             {
@@ -121,7 +128,8 @@ def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: ar
         bench.measure_baseline()
         say(f"baseline: {time.perf_counter() - began:.1f} s")
         for number in range(options.in_turn):
-            name = f"in turn {number}"
+            turns.TURN_S = options.turns[number % len(options.turns)]
+            name = f"in turn {turns.TURN_S} {number}"
             if name in book.found:
                 continue
             if time.monotonic() > ends:
@@ -143,6 +151,16 @@ def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: ar
                 },
             )
             say(f"{name}: SpeedNorm {1 - ratio:+.4f}, {book.found[name]['seconds']} s")
+
+
+def median_ratio(found: Mapping[str, Any], benchmark: str) -> float:
+    """The median over the passes of a benchmark's time over the time of the model beside it."""
+    return middle(
+        [
+            mine[benchmark]["seconds"] / other[benchmark]["seconds"]
+            for mine, other in zip(found["passes"], found["reference"], strict=True)
+        ]
+    )
 
 
 def one(
@@ -223,6 +241,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=10, help="of each kind")
     parser.add_argument("--passes", type=int, default=6, help="of each process")
     parser.add_argument("--in-turn", type=int, default=10, help="measurements of a copy beside the model")
+    parser.add_argument("--turns", nargs="*", type=float, default=[turns.TURN_S], help="seconds, in turn")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     options = with_places(parser.parse_args(argv), "agreement")
     if options.quick:

@@ -30,6 +30,12 @@ Event = Mapping[str, Any]
 WAIT = "wait"
 """The stage of a child that waits for what another process holds: it counts towards no deadline."""
 
+TURN = "turn"
+"""The stage of a child that waits, in the middle of a request, for the next word: see ``Child.answer``."""
+
+PAUSED = object()
+"""What ``Child.answer`` returns instead of the answer when the child has told ``TURN``."""
+
 _NO_ROOM = 64 << 10
 """Bytes beside a log with less of which a child that ended of itself is taken to have met a full disk."""
 
@@ -87,10 +93,12 @@ class Child:
         deadline_s: float,
         tell: Callable[[Event], None] = lambda _: None,
         limits: Mapping[str, float] | None = None,
+        spent_s: float = 0.0,
     ) -> Any:
         """Send a request and wait for its answer.
 
-        deadline_s: seconds for the whole answer; the first call also waits for the server's imports. limits:
+        deadline_s: seconds for the whole answer, spent_s of which were spent before a pause (``PAUSED``);
+        the first call also waits for the server's imports. limits:
         of the stages that the child tells of; a timeout is filed under the stage that took longer. Waiting
         for others (``WAIT``) is not counted.
         Raises CandidateError (timeout, killed, or what the child says), ConfigError or SetupError as the
@@ -98,7 +106,7 @@ class Child:
         answer outstanding, the child and everything it started is gone.
         """
         self.ask(request)
-        return self.answer(deadline_s=deadline_s, tell=tell, limits=limits)
+        return self.answer(deadline_s=deadline_s, tell=tell, limits=limits, spent_s=spent_s)
 
     def ask(self, request: Any) -> None:
         """Send a request without waiting for its answer; see ``answer``. Raises CandidateError (killed)."""
@@ -114,16 +122,24 @@ class Child:
         deadline_s: float,
         tell: Callable[[Event], None] = lambda _: None,
         limits: Mapping[str, float] | None = None,
+        spent_s: float = 0.0,
     ) -> Any:
-        """Wait for the answer to the request that was sent; see ``call``."""
+        """Wait for the answer to the request that was sent; see ``call``.
+
+        ``PAUSED`` if the child tells ``TURN`` first: it goes on after ``ask`` (of anything), and the answer
+        is still to come.
+        """
         limits = limits or {}
-        whole = (time.monotonic() + deadline_s, deadline_s, self.stage)
+        whole = (time.monotonic() + deadline_s - spent_s, deadline_s, self.stage)
         now, answered, waits_since = whole, False, 0.0
         try:
             while True:
                 kind, value = self._receive(*now)
                 if kind == "event":
                     begun = str(value.get("stage", ""))
+                    if begun == TURN:
+                        answered = True
+                        return PAUSED
                     if now[2] == WAIT and begun != WAIT:
                         whole = (whole[0] + time.monotonic() - waits_since, deadline_s, self.stage)
                         now = whole

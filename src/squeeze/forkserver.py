@@ -25,9 +25,11 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from squeeze.child import TURN, Event
 from squeeze.errors import CandidateError, ConfigError, SetupError
 from squeeze.failures import classified
 
@@ -167,7 +169,7 @@ def _answer(pipe: Connection, make: bytes, stage: str) -> None:
             return
         try:
             handler = handler or pickle.loads(make)()
-            result = handler(request, lambda event: pipe.send(("event", dict(event))))
+            result = handler(request, partial(_tell, pipe))
             pipe.send(("result", result))
         except (CandidateError, ConfigError, SetupError) as error:
             traceback.print_exc()
@@ -177,6 +179,13 @@ def _answer(pipe: Connection, make: bytes, stage: str) -> None:
             pipe.send(("error", classified(error, stage)))
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _tell(pipe: Connection, event: Event) -> None:
+    """Say it to the caller; after ``TURN`` wait until the caller says to go on."""
+    pipe.send(("event", dict(event)))
+    if event.get("stage") == TURN:
+        pipe.recv()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from squeeze.bench import tasks
 from squeeze.bench.engine import Engine, Generate, Start
 from squeeze.bench.graphs import GRAPHS, graph_sizes
 from squeeze.bench.served import Served, Slice
+from squeeze.bench.turns import Turn
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.child import Child
 from squeeze.demo import DATA_DIR, MODEL_DIR
@@ -81,6 +83,21 @@ def test_the_same_question_has_the_same_answer_again(served: Served) -> None:
     first, _ = served.answer(Slice("ko_longrag", 0, 4))
     again, _ = served.answer(Slice("ko_longrag", 0, 4))
     assert first == again
+
+
+def test_turn_by_turn_the_answers_are_the_same_and_others_turns_are_not_in_the_time(served: Served) -> None:
+    part = Slice("kmmlu_redux", 0, 16)
+    whole, _ = served.answer(part)
+    asked = served.begin(part, turn=Turn(0.0))  # a step each
+    assert not asked.go_on()
+    time.sleep(3.0)
+    turns = 2
+    while not asked.go_on():
+        turns += 1
+    questions, timing = asked.finish()
+    assert questions == whole
+    assert turns >= max(question.tokens for question in questions)
+    assert 0 < timing.seconds < 3.0
 
 
 def test_a_conversation_has_two_turns_and_no_score(served: Served) -> None:

@@ -11,6 +11,7 @@ import pytest
 from squeeze.bench import reference
 from squeeze.bench.reference import ACTIVATIONS_BYTES, SERVER_BYTES, Beside, Bracketed, halved
 from squeeze.bench.served import Slice, Slices, silent
+from squeeze.bench.turns import Turn
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.errors import CandidateError, FailureClass, SetupError
 from squeeze.records import Timing
@@ -64,9 +65,11 @@ class Engine:
         self.may_die("engine")
         return self
 
+    def begin(self, part: Slice, answers: bool = True, turn: Turn | None = None) -> Answers:
+        return Answers(self, turn)
+
     def time(self, part: Slice) -> Timing:
-        self.may_die("questions")
-        return Timing(seconds=float(len(self.engines.deaths)), tokens=1)
+        return self.begin(part).finish()[1]
 
     def slices(self, lengths: Any) -> Slices:
         return Slices(probe=(), block=(), rest=(PART,), whole=(PART,))
@@ -74,6 +77,30 @@ class Engine:
     def close(self) -> None:
         self.engines.running -= self.alive
         self.alive = False
+
+
+class Answers:
+    """What an engine answers in two turns; it dies in the second one."""
+
+    def __init__(self, engine: Engine, turn: Turn | None) -> None:
+        self.engine, self.turn, self.failed, self.turns = engine, turn, False, 0
+
+    def go_on(self) -> bool:
+        self.turns += self.turns < 2
+        if self.turns == 2:
+            self.failed = self.engine.death is not None
+            self.engine.may_die("questions")
+        return self.turns == 2
+
+    def finish(self) -> tuple[list[Any], Timing]:
+        while not self.go_on():
+            pass
+        return [], Timing(seconds=float(len(self.engine.engines.deaths)), tokens=1)
+
+
+def asked(death: tuple[str, FailureClass] | None = None) -> Any:
+    """A candidate's questions, as far as the reference has to do with them."""
+    return Answers(Engine(Engines([]), death), Turn(0.2))
 
 
 @pytest.fixture
@@ -109,13 +136,25 @@ def test_a_baseline_that_dies_twice_beside_a_candidate_fails_that_and_serves_the
     beside = Beside(Path("base"), WORKLOAD, Path("log"))
     beside.begin({}, silent)
     with pytest.raises(CandidateError, match=rf"can no longer be served \({death} in {stage}\)") as caught:
-        beside.time(PART, 0)
+        beside.time(PART, 0, mine := asked(), first=True)
+    assert mine.turns == 2  # for all that, it has answered
     assert (caught.value.stage, caught.value.kind) == ("baseline", told)
     beside.end()
     assert engines.running == 0
     beside.begin({}, silent)
-    assert beside.time(PART, 0).tokens == 1  # it may die once
+    assert beside.time(PART, 0, asked(), first=False).tokens == 1  # it may die once
     assert engines.running == 1
+
+
+def test_a_candidate_that_dies_in_turn_with_the_baseline_is_not_taken_for_it(
+    made_of: Callable[..., Engines],
+) -> None:
+    engines = made_of(None)
+    beside = Beside(Path("base"), WORKLOAD, Path("log"))
+    beside.begin({}, silent)
+    with pytest.raises(CandidateError) as caught:
+        beside.time(PART, 0, asked(("questions", "kernel")), first=True)
+    assert (caught.value.stage, caught.value.kind, engines.running) == ("questions", "kernel", 1)
 
 
 def test_a_baseline_that_does_not_start_beside_a_candidate_fails_that(
@@ -142,9 +181,9 @@ def test_a_baseline_that_dies_before_a_candidate_fails_that_and_leaves_no_half_a
             bracketed.begin({}, silent)
         assert (caught.value.stage, caught.value.kind, engines.running) == ("baseline", "killed", 0)
     bracketed.begin({}, silent)
-    assert bracketed.time(PART, 0).seconds == 2
+    assert bracketed.time(PART, 0, asked(), first=True).seconds == 2
     with pytest.raises(CandidateError):
         bracketed.begin({}, silent)
     bracketed.begin({}, silent)
-    assert bracketed.time(PART, 0).seconds == 0
+    assert bracketed.time(PART, 0, asked(), first=False).seconds == 0
     assert engines.deaths == [] and engines.running == 0

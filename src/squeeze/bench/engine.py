@@ -17,6 +17,7 @@ from squeeze.bench.graphs import graph_sizes
 from squeeze.bench.perplexity import perplexity
 from squeeze.bench.prompts import Prompt, Prompts
 from squeeze.bench.resolved import resolved, versions
+from squeeze.bench.turns import Turn, in_turns
 from squeeze.bench.workload import Workload
 from squeeze.child import Event
 from squeeze.data.held_out import held_out
@@ -48,7 +49,8 @@ class Started:
 class Generate:
     """Answer questions ``start``…``stop`` (in the drawn order) of a benchmark.
 
-    exact: every answer has so many tokens, whatever the model says: equal work for any model. Its answer is
+    exact: every answer has so many tokens, whatever the model says: equal work for any model. turn: whether
+    to hand over in the middle, again and again; then it tells ``squeeze.child.TURN``. Its answer is
     (questions, Timing); questions is empty unless ``answers``.
     """
 
@@ -57,6 +59,7 @@ class Generate:
     stop: int
     answers: bool = True
     exact: int | None = None
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Engine:
         if isinstance(request, Rows):
             return dict(self._rows[request.benchmark])
         tell({"stage": request.benchmark, "questions": request.stop - request.start})
-        return self._generate(request)
+        return self._generate(request, tell)
 
     def _start(self, tell: Callable[[Event], None]) -> Started:
         seconds = {}
@@ -147,14 +150,14 @@ class Engine:
         engine = resolved(self._llm)
         self._prompts = Prompts(self._llm.get_tokenizer(), engine["max_model_len"], self._workload.max_tokens)
         for name, count in counts.items():
-            self._generate(Generate(name, 0, min(4, count), exact=4))
+            self._generate(Generate(name, 0, min(4, count), exact=4), tell)
         gc.collect()
         gc.freeze()
         seconds["warm"] = time.perf_counter() - began
         engine |= {"skipped_rows": skipped, "prompts": self._prompts.key(samples), "data": data}
         return Started(counts, engine, seconds)
 
-    def _generate(self, request: Generate) -> tuple[list[Question], Timing]:
+    def _generate(self, request: Generate, tell: Callable[[Event], None]) -> tuple[list[Question], Timing]:
         task = tasks.load(request.benchmark)
         cap = self._workload.max_tokens or task.MAX_TOKENS
         temperature = getattr(task, "temperature", lambda row: 0.0)
@@ -173,7 +176,7 @@ class Engine:
                 self._prompts(request.benchmark, index, row, given)
                 for (index, row), given in zip(rows, answers, strict=True)
             ]
-            outputs, took = self._complete(prompts, sampled)
+            outputs, took = self._complete(prompts, sampled, request.turn, tell)
             seconds += took
             for place, output in enumerate(outputs):
                 shortened[place] |= prompts[place].shortened
@@ -199,13 +202,20 @@ class Engine:
         """Token ids of the first turn of the question at a place of the drawn order."""
         return self._prompts(benchmark, *self._rows[benchmark][place], ()).tokens
 
-    def _complete(self, prompts: Sequence[Prompt], sampled: Sequence[Any]) -> tuple[list[Any], float]:
-        """The completion of each prompt, all in one call; and the seconds that took."""
+    def _complete(
+        self,
+        prompts: Sequence[Prompt],
+        sampled: Sequence[Any],
+        turn: Turn | None,
+        tell: Callable[[Event], None],
+    ) -> tuple[list[Any], float]:
+        """The completion of each prompt, all in one call; and the seconds of this engine's turns."""
         inputs = [{"prompt_token_ids": prompt.tokens} for prompt in prompts]
         gc.collect()
-        began = time.perf_counter()
-        outputs = self._llm.generate(inputs, sampled, use_tqdm=False)
-        took = time.perf_counter() - began
+        with in_turns(self._llm.llm_engine, turn, tell) as away:
+            began = time.perf_counter()
+            outputs = self._llm.generate(inputs, sampled, use_tqdm=False)
+            took = time.perf_counter() - began - away.seconds
         return [output.outputs[0] for output in outputs], took
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from squeeze.bench.served import Served, Slice, Tell, silent
+from squeeze.bench.served import Asked, Served, Slice, Tell, alternate, silent
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.deadlines import Deadlines
 from squeeze.errors import RETRIED, CandidateError, SetupError
@@ -35,8 +35,12 @@ class Reference(Protocol):
     def end(self) -> None:
         """Called when the measurement (of the baseline or a candidate) is over."""
 
-    def time(self, part: Slice, repeat: int) -> Timing:
-        """The baseline's time over the same questions."""
+    def time(self, part: Slice, repeat: int, mine: Asked, first: bool) -> Timing:
+        """The baseline's time over the same questions.
+
+        mine: the candidate's answers to them, which are waited for where the two answer in turn. first:
+        whether the baseline has the first turn.
+        """
 
     def close(self) -> None:
         """End every process."""
@@ -107,12 +111,18 @@ class Beside:
         self._for_candidate = False
         self.close()
 
-    def time(self, part: Slice, repeat: int) -> Timing:
-        """Time the baseline now. An engine that has died is started again, once."""
+    def time(self, part: Slice, repeat: int, mine: Asked, first: bool) -> Timing:
+        """Time the baseline, turn by turn with the candidate. If it dies it is started again, once, and timed
+        after the candidate."""
         try:
-            return self.serve(silent).time(part)
+            other = self.serve(silent).begin(part, answers=False, turn=mine.turn)
+            alternate(*((other, mine) if first else (mine, other)))
+            return other.finish()[1]
         except CandidateError:
+            if mine.failed:
+                raise
             self.close()
+        mine.finish()
         served = self.serve(silent)
         try:
             return served.time(part)
@@ -186,7 +196,7 @@ class Bracketed:
         """The engine makes room."""
         self.close()
 
-    def time(self, part: Slice, repeat: int) -> Timing:
+    def time(self, part: Slice, repeat: int, mine: Asked, first: bool) -> Timing:
         """The time taken before the candidate's."""
         return self._times[part, repeat]
 

@@ -14,6 +14,7 @@ from squeeze.bench.reference import Reference
 from squeeze.bench.refused import refuse_empty
 from squeeze.bench.served import Served, Slice, Tell
 from squeeze.bench.stats import error_within
+from squeeze.bench.turns import Turn
 from squeeze.bench.workload import Workload
 from squeeze.records import Measurement, Pass, Perplexity, Question, Rung, Sampled, Timing
 
@@ -62,6 +63,7 @@ def rungs(
     there may be more passes than the workload has repeats."""
     began = time.perf_counter()
     slices = served.slices(lengths)
+    in_turn = reference is not None and reference.in_turn
     turn = 0
     answers: _Answers = {}
 
@@ -69,25 +71,20 @@ def rungs(
         nonlocal turn
         turn += 1
         for place, part in enumerate(parts):
-            other = None
             # Who comes first changes from slice to slice and, for one benchmark, from pass to pass: what is
             # gained or lost by coming second must not always fall to the same one.
             first = (turn + place) % 2 == 0
-            if reference is not None and first:
-                other = reference.time(part, repeat)
+            turns = Turn.drawn(gpu=served.engine.get("device", "cpu") != "cpu") if in_turn else None
+            mine = served.begin(part, tell, answers=into is not None, turn=turns)
+            if reference is not None:
+                _add(lap.others, part, reference.time(part, repeat, mine, first))
+            questions, timing = mine.finish()
+            _add(lap.mine, part, timing)
             if into is not None:
-                questions, mine = served.answer(part, tell)
                 found = into.setdefault(part.benchmark, {})
                 found.update((question.index, question) for question in questions)
                 if not empty:
                     refuse_empty(part.benchmark, found)
-            else:
-                mine = served.time(part, tell)
-            if reference is not None and not first:
-                other = reference.time(part, repeat)
-            _add(lap.mine, part, mine)
-            if other is not None:
-                _add(lap.others, part, other)
 
     def measurement(rung: Rung, probes: Sequence[_Lap], laps: Sequence[_Lap]) -> Measurement:
         generating = sum(
@@ -119,7 +116,7 @@ def rungs(
 
     engine: dict[str, Any] = {
         "given": served.arguments.model_dump(mode="json"),
-        "in_turn": reference is not None and reference.in_turn,
+        "in_turn": in_turn,
         **served.engine,
     }
     perplexity: Perplexity | None = None

@@ -22,8 +22,9 @@ from squeeze.bench.engine import (
     Weigh,
     cache_folder,
 )
+from squeeze.bench.turns import Turn
 from squeeze.bench.workload import EngineArguments, Workload
-from squeeze.child import Child, Event
+from squeeze.child import PAUSED, TURN, Child, Event
 from squeeze.data.sets import HUB, Row
 from squeeze.deadlines import Deadlines
 from squeeze.records import Perplexity, Question, Sampled, Timing
@@ -131,16 +132,20 @@ class Served:
 
     def answer(self, part: Slice, tell: Tell = silent) -> tuple[list[Question], Timing]:
         """Answer the questions; outcomes in the drawn order, and the time of generating them."""
-        request = Generate(part.benchmark, part.start, part.stop, exact=part.exact)
-        questions, timing = self._call(request, str(part), tell)
-        return questions, timing
+        return self.begin(part, tell).finish()
 
     def time(self, part: Slice, tell: Tell = silent) -> Timing:
         """Answer the questions again, for the time alone."""
-        request = Generate(part.benchmark, part.start, part.stop, answers=False, exact=part.exact)
-        _, timing = self._call(request, str(part), tell)
-        assert isinstance(timing, Timing)
-        return timing
+        return self.begin(part, tell, answers=False).finish()[1]
+
+    def begin(
+        self, part: Slice, tell: Tell = silent, *, answers: bool = True, turn: Turn | None = None
+    ) -> Asked:
+        """The questions, to be answered turn by turn (None: all at once). answers: or for the time alone."""
+        request = Generate(part.benchmark, part.start, part.stop, answers, part.exact, turn)
+        limit = self._deadlines.limit("answers", str(part), self._workload.part_deadline_s)
+        saw = partial(self._deadlines.saw, "answers", str(part))
+        return Asked(self._child, request, limit, tell, saw)
 
     def say(self, tokens: int) -> tuple[Sampled, ...]:
         """Answers of so many tokens, drawn at temperature 1."""
@@ -165,7 +170,7 @@ class Served:
         )
         return found
 
-    def _call(self, request: Generate | Say | Weigh | Read, name: str, tell: Tell) -> Any:
+    def _call(self, request: Say | Weigh | Read, name: str, tell: Tell) -> Any:
         limit = self._deadlines.limit("answers", name, self._workload.part_deadline_s)
         began = time.monotonic()
         answer = self._child.call(request, deadline_s=limit, tell=tell)
@@ -186,6 +191,57 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Asked:
+    """Questions that an engine answers, turn by turn.
+
+    limit_s: for the engine's own turns together. saw: told how long they took. Raises CandidateError as
+    ``Child.call`` does; ``failed`` then.
+    """
+
+    def __init__(
+        self, child: Child, request: Generate, limit_s: float, tell: Tell, saw: Callable[[float], None]
+    ) -> None:
+        self.failed = False
+        self.turn = request.turn
+        self._child = child
+        self._word: Any = request
+        self._spent = 0.0
+        self._limit = limit_s
+        self._tell = tell
+        self._saw = saw
+        self._answer: Any = PAUSED
+
+    def go_on(self) -> bool:
+        """Let it answer for a turn; whether all is answered."""
+        if self._answer is PAUSED:
+            began = time.monotonic()
+            self.failed = True
+            self._answer = self._child.call(
+                self._word, deadline_s=self._limit, tell=self._tell, spent_s=self._spent
+            )
+            self.failed = False
+            self._word = TURN
+            self._spent += time.monotonic() - began
+            if self._answer is not PAUSED:
+                self._saw(self._spent)
+        return self._answer is not PAUSED
+
+    def finish(self) -> tuple[list[Question], Timing]:
+        """Its outcomes (none where the time alone was asked for) and its time, once all is answered."""
+        while not self.go_on():
+            pass
+        questions, timing = self._answer
+        return questions, timing
+
+
+def alternate(first: Asked, second: Asked) -> None:
+    """Let two engines answer in turn until both are done."""
+    done = False
+    while not done:
+        done = first.go_on()
+        done = second.go_on() and done
 
 
 def _in_slot(model: Path, workload: Workload, role: slot.Role) -> Engine:

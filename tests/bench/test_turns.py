@@ -1,0 +1,71 @@
+"""Turns within the steps of an engine that stands in for vLLM's; real engines: test_engine, test_measure."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from squeeze.bench.turns import Turn, in_turns
+from squeeze.child import TURN
+
+
+class Engine:
+    """Steps of 10 ms each."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+        self.cores: list[set[int]] = []
+
+    def has_unfinished_requests(self) -> bool:
+        return self.left > 0
+
+    def step(self) -> int:
+        time.sleep(0.01)
+        self.cores.append(os.sched_getaffinity(0))
+        self.left -= 1
+        return self.left
+
+
+def run(engine: Engine) -> None:
+    while engine.has_unfinished_requests():
+        engine.step()
+
+
+def test_an_engine_hands_over_between_steps_and_that_time_is_not_its_own() -> None:
+    engine, told = Engine(12), []
+
+    def tell(event: object) -> None:
+        told.append((event, engine.left))
+        time.sleep(0.2)
+
+    with in_turns(engine, Turn(0.025), tell) as away:
+        began = time.perf_counter()
+        run(engine)
+        took = time.perf_counter() - began
+    assert {str(event) for event, _ in told} == {str({"stage": TURN})}
+    assert 1 <= len(told) <= 4  # of three steps or more, none after the last
+    assert all(left > 0 for _, left in told)
+    assert 0.2 * len(told) <= away.seconds <= took - 0.12
+    assert "step" not in vars(engine)
+
+
+def test_steps_stay_on_the_core_of_the_turn_and_the_thread_may_leave_it_afterwards() -> None:
+    cores, engine = os.sched_getaffinity(0), Engine(3)
+    with in_turns(engine, Turn(1.0, max(cores)), lambda event: None):
+        run(engine)
+    assert engine.cores == [{max(cores)}] * 3
+    assert os.sched_getaffinity(0) == cores
+
+
+def test_without_turns_an_engine_never_hands_over() -> None:
+    engine = Engine(3)
+    with in_turns(engine, None, lambda event: pytest.fail(str(event))) as away:
+        run(engine)
+    assert away.seconds == 0.0
+
+
+def test_a_core_is_drawn_for_a_gpu_alone_of_those_that_the_process_may_use() -> None:
+    assert Turn.drawn(gpu=False).core is None
+    assert {Turn.drawn(gpu=True).core for _ in range(100)} == os.sched_getaffinity(0)
