@@ -36,7 +36,6 @@ from parts import (
     LONG,
     SHORT,
     Book,
-    Watch,
     about,
     make_models,
     make_questions,
@@ -46,6 +45,7 @@ from parts import (
     shared_options,
     with_places,
 )
+from watch import Watch
 
 from squeeze import server
 from squeeze.bench import turns

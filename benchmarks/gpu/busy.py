@@ -11,7 +11,8 @@ processes. Whatever stands after ``--`` goes to ``search.run``.
 The last line on stdout is JSON. trials (finished, by state), failures (class and reason of each), schemes
 (scheme -> finished trials), wall_s (of the searches watched so far), trials_an_hour (after the baseline),
 phases (share of the trials' time: engine starts, answering and divergence, training, other building), gpu
-(of each watched stretch: mean utilization by NVML, share of the samples with more than 1 GiB in use), best,
+(of each watched stretch: mean utilization by NVML, in all, from the first trial on and while answers of the
+trials' timed passes were generated; share of the samples with more than 1 GiB in use), best,
 check (exit code and last line), naive (trial -> s of the search, s by itself).
 """
 
@@ -29,7 +30,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parts import LONG, SHORT, Book, Watch, about, make_models, make_questions, say
+from parts import LONG, SHORT, Book, about, make_models, make_questions, say
+from watch import Watch
 
 from search.records import best_first, load_measurement, load_trials
 from squeeze.demo import DATA_DIR, MODEL_DIR
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     options.work.mkdir(parents=True, exist_ok=True)
     book = Book(options.work / "busy.jsonl")
-    model = with_shape(options.work) if options.shape else []
+    model = with_shape(options.work, *options.questions) if options.shape else []
     command = ["--trials", str(options.trials), "--study", STUDY, "--timeout", str(options.seconds)]
     began = time.perf_counter()
     with Watch() as watch:
@@ -52,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(said[-4000:])
     book.add(
         f"search {len(book.found)}",
-        {"code": code, "wall_s": round(time.perf_counter() - began, 1), **watch.told()},
+        {
+            "code": code,
+            "wall_s": round(time.perf_counter() - began, 1),
+            **watch.told(),
+            **within(options.work, watch),
+        },
     )
     checked = None
     if options.export:
@@ -74,7 +81,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def with_shape(work: Path) -> list[str]:
+def within(work: Path, watch: Watch) -> dict[str, float | None]:
+    """Mean utilization from the first trial of this stretch on, and while its trials' answers were timed."""
+    with contextlib.chdir(work):
+        records = load_trials(STUDY)
+        measured = [(record, load_measurement(STUDY, record.number)) for record in records]
+    answering, trials = [], []
+    for record, found in measured:
+        if found is None or not found.passes:
+            continue
+        for mine, other in zip(found.passes, found.reference, strict=True):
+            took = sum(timing.seconds for one in (mine, other) for timing in one.timings.values())
+            answering.append((mine.started, mine.started + took))
+        last = answering[-1][1]
+        trials.append((last - sum(record.seconds.values()), last))
+    return {"busy_in_trials": watch.busy_within(trials), "busy_in_answers": watch.busy_within(answering)}
+
+
+def with_shape(work: Path, short: int, long: int) -> list[str]:
     """Options of a search at the 1.2B shape; the model's every token is spelt as some answer."""
     base = make_models(work, False, {"base": 1.0})["base"]
     tokenizer = json.loads((base / "tokenizer.json").read_text())
@@ -82,10 +106,10 @@ def with_shape(work: Path) -> list[str]:
     words |= {token: f"ĠAnswer:Ġ{'ABCD'[token % 4]}Ġ<{token}>" for token in words if token >= 2048}
     tokenizer["model"]["vocab"] = {word: token for token, word in words.items()}
     (base / "tokenizer.json").write_text(json.dumps(tokenizer))
-    data = make_questions(work / "data", short=1024, long=64)
+    data = make_questions(work / "data", short, long)
     workload = work / "workload.yaml"
     workload.write_text(
-        f"data: {data}\nquestions: {{{SHORT}: 1024, {LONG}: 64}}\nmax_tokens: 128\n"
+        f"data: {data}\nquestions: {{{SHORT}: {short}, {LONG}: {long}}}\nmax_tokens: 128\n"
         "first_block: 0.1\nengine: {max_model_len: 4096}\n"
     )
     return ["--model", str(base), "--workload", str(workload)]
@@ -170,6 +194,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=540, help="begin no trial after so many")
     parser.add_argument("--trials", type=int, default=1000, help="as of search.run")
     parser.add_argument("--shape", action="store_true", help="the 1.2B shape with random weights")
+    parser.add_argument(
+        "--questions", type=int, nargs=2, default=(1024, 64), help="short, long; with --shape"
+    )
     parser.add_argument("--export", action="store_true", help="then export the best and check it")
     parser.add_argument("--naive", type=int, default=0, help="so many trials by themselves, for comparison")
     parser.add_argument("more", nargs="*", help="after --: more options of search.run")

@@ -26,7 +26,6 @@ from typing import Any
 from parts import (
     MIX,
     Book,
-    Watch,
     about,
     bandwidth_gb_s,
     make_models,
@@ -37,6 +36,7 @@ from parts import (
     shared_options,
     with_places,
 )
+from watch import Watch
 
 from squeeze.bench.served import Served, Slice
 from squeeze.bench.workload import Workload

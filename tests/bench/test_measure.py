@@ -93,12 +93,14 @@ def lap(*, mine: float, other: float) -> rungs._Lap:
 
 
 def test_a_ratio_is_steady_when_its_error_is_small_or_enough_time_has_been_spent() -> None:
-    alike, apart = [lap(mine=1.0, other=1.0)] * 3, [lap(mine=1.0 + 0.1 * one, other=1.0) for one in range(3)]
+    alike, apart = [lap(mine=1.0, other=1.0)] * 5, [lap(mine=1.0 + 0.1 * one, other=1.0) for one in range(5)]
     assert rungs._is_steady(alike)
+    assert not rungs._is_steady(alike[:4])  # where one was first more often than the other
     assert not rungs._is_steady(alike[:1])  # which tells nothing of the error
     assert not rungs._is_steady(apart)
-    assert rungs._is_steady(apart * 10)
-    assert rungs._is_steady([lap(mine=20.0, other=10.0)])
+    assert rungs._is_steady(apart * 3)
+    assert not rungs._is_steady(apart * 2)
+    assert rungs._is_steady([lap(mine=10.0, other=10.0)] * 4)
 
 
 @pytest.mark.parametrize(("memory_gib", "steady"), [(140, True), (22, False)])

