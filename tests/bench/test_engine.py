@@ -88,7 +88,7 @@ def test_the_same_question_has_the_same_answer_again(served: Served) -> None:
 def test_turn_by_turn_the_answers_are_the_same_and_others_turns_are_not_in_the_time(served: Served) -> None:
     part = Slice("kmmlu_redux", 0, 16)
     whole, _ = served.answer(part)
-    asked = served.begin(part, turn=Turn(0.0))  # a step each
+    asked = served.begin(part, turn=Turn(0.0, min(os.sched_getaffinity(0))))  # a step each
     assert not asked.go_on()
     time.sleep(3.0)
     turns = 2

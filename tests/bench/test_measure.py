@@ -16,11 +16,12 @@ import pytest
 
 from objectives import competition
 from search import bench as command
-from squeeze.bench import rungs
+from squeeze.bench import rungs, turns
 from squeeze.bench.clocks import Sample
 from squeeze.bench.gpu import User
 from squeeze.bench.measure import Bench
 from squeeze.bench.reference import Beside, Bracketed
+from squeeze.bench.served import Asked
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR, MODEL_DIR
@@ -60,11 +61,15 @@ def baseline(bench: Bench) -> Measurement:
     return bench.baseline
 
 
-def test_on_a_gpu_passes_go_on_until_the_ratio_is_steady_and_who_else_uses_it_is_refused(
+def test_on_a_gpu_both_answer_turn_by_turn_until_the_ratio_is_steady_and_who_else_uses_it_is_refused(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_steady", True)
+    monkeypatch.setattr(bench, "_share_gpu", True)
     monkeypatch.setattr(rungs, "_is_steady", lambda laps: len(laps) == 4)
+    monkeypatch.setattr(turns, "TURN_S", 0.05)
+    paused: list[bool] = []
+    go_on = Asked.go_on
+    monkeypatch.setattr(Asked, "go_on", lambda asked: paused.append(not (done := go_on(asked))) or done)
     # As on a GPU, for all that does not start engines.
     monkeypatch.setattr(bench, "_target", replace(bench._target, device="cuda"))
     monkeypatch.setattr("squeeze.bench.clocks.look_nvml", lambda: Sample(1980, 50, 400.0, 1.0, 0))
@@ -75,6 +80,8 @@ def test_on_a_gpu_passes_go_on_until_the_ratio_is_steady_and_who_else_uses_it_is
     *begun, found = bench.measure(MODEL_DIR, log=tmp_path / "log")
     assert len(begun) == 5
     assert len(found.passes) == len(found.reference) == 4
+    assert sum(paused) > len(paused) / 2
+    assert {name: len(asked) for name, asked in found.questions.items()} == WORKLOAD.questions
     assert found.clocks is not None
     assert found.clocks.sm_mhz == (1980, 1980, 1980)
     with contextlib.closing(bench.measure(MODEL_DIR, log=tmp_path / "log")) as measured:
@@ -103,11 +110,11 @@ def test_a_ratio_is_steady_when_its_error_is_small_or_enough_time_has_been_spent
     assert rungs._is_steady([lap(mine=10.0, other=10.0)] * 4)
 
 
-@pytest.mark.parametrize(("memory_gib", "steady"), [(140, True), (22, False)])
-def test_only_a_gpu_with_both_engines_has_more_passes_than_repeats(memory_gib: int, steady: bool) -> None:
+@pytest.mark.parametrize(("memory_gib", "shared"), [(140, True), (22, False)])
+def test_only_a_gpu_with_room_for_both_engines_is_shared(memory_gib: int, shared: bool) -> None:
     decoder = Decoder.read(MODEL_DIR)
     target = replace(Target.contest(decoder), memory_bytes=memory_gib << 30)
-    assert Bench(WORKLOAD, MODEL_DIR, target, log=Path("unused.log"))._steady == steady
+    assert Bench(WORKLOAD, MODEL_DIR, target, log=Path("unused.log"))._share_gpu == shared
 
 
 def test_the_baseline_is_measured_whole_and_without_a_reference(baseline: Measurement) -> None:

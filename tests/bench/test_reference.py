@@ -100,7 +100,7 @@ class Answers:
 
 def asked(death: tuple[str, FailureClass] | None = None) -> Any:
     """A candidate's questions, as far as the reference has to do with them."""
-    return Answers(Engine(Engines([]), death), Turn(0.2))
+    return Answers(Engine(Engines([]), death), Turn(0.2, 0))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class Bench:
         kind = Beside if engine else Bracketed
         self._deadlines = Deadlines()
         self._reference: Reference = kind(base, self._served_as, log, self._deadlines)
-        self._steady = target.device == "cuda" and self._reference.in_turn
+        self._share_gpu = target.device == "cuda" and self._reference.in_turn
 
     def baseline_key(self, model_key: str) -> str:
         """A hash of all that a baseline's measurement depends on: model, workload, engine, machine."""
@@ -98,7 +98,8 @@ class Bench:
         """Yield a growing Measurement after each rung of ``squeeze.records.Rung``; ``repeats`` is the last.
 
         Between the candidate's passes the baseline's are timed over the same questions; on a GPU that serves
-        both at once there are as many passes as make the ratio steady, see ``squeeze.bench.rungs``. Closing
+        both at once they answer turn by turn, as many passes as make the ratio steady, see
+        ``squeeze.bench.turns`` and ``squeeze.bench.rungs``. Closing
         the iterator early ends the candidate's engine. ``baseline`` must be known. known: an earlier
         measurement of the same shape and scheme, whose probe is taken instead of another; one of the same
         model has its divergence too. empty: whether a model is measured even if most of its answers have no
@@ -133,7 +134,7 @@ class Bench:
                     if known.divergence is not None:
                         told["divergence"], said = known.divergence, ()
                 found = rungs(
-                    served, model, self.workload, self._reference, lengths, tell, said, empty, self._steady
+                    served, model, self.workload, self._reference, lengths, tell, said, empty, self._share_gpu
                 )
                 for measurement in rated_candidate(self._judge, self.baseline, served, found, tell):
                     if users is not None:

@@ -58,13 +58,12 @@ def rungs(
     tell: Tell,
     said: Sequence[Sampled] = (),
     empty: bool = False,
-    steady: bool = False,
+    share_gpu: bool = False,
 ) -> Iterator[Measurement]:
-    """The rungs of one model in its engine; see ``Bench.measure``. said: by the baseline. steady: whether
-    there may be more passes than the workload has repeats."""
+    """The rungs of one model in its engine; see ``Bench.measure``. said: by the baseline. share_gpu:
+    whether both engines do; then they answer turn by turn, and passes go on until the ratio is steady."""
     began = time.perf_counter()
     slices = served.slices(lengths)
-    in_turn = reference is not None and reference.in_turn
     turn = 0
     answers: _Answers = {}
 
@@ -75,8 +74,8 @@ def rungs(
             # Who comes first changes from slice to slice and, for one benchmark, from pass to pass: what is
             # gained or lost by coming second must not always fall to the same one.
             first = (turn + place) % 2 == 0
-            turns = Turn.drawn(gpu=served.engine.get("device", "cpu") != "cpu") if in_turn else None
-            mine = served.begin(part, tell, answers=into is not None, turn=turns)
+            drawn = Turn.drawn() if share_gpu else None
+            mine = served.begin(part, tell, answers=into is not None, turn=drawn)
             if reference is not None:
                 _add(lap.others, part, reference.time(part, repeat, mine, first))
             questions, timing = mine.finish()
@@ -117,7 +116,7 @@ def rungs(
 
     engine: dict[str, Any] = {
         "given": served.arguments.model_dump(mode="json"),
-        "in_turn": in_turn,
+        "in_turn": reference is not None and reference.in_turn,
         **served.engine,
     }
     perplexity: Perplexity | None = None
@@ -140,7 +139,7 @@ def rungs(
     ask(laps[0], slices.rest, 0, answers)
     if workload.repeats > 1:
         yield measurement("rest", probes, laps)
-    while len(laps) < workload.repeats or (steady and workload.repeats > 1 and not _is_steady(laps)):
+    while len(laps) < workload.repeats or (share_gpu and workload.repeats > 1 and not _is_steady(laps)):
         laps.append(_Lap())
         ask(laps[-1], slices.timed(len(laps) - 1), len(laps) - 1, None)
     if workload.perplexity:

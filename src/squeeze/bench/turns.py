@@ -3,7 +3,8 @@
 One engine's whole pass beside another's whole pass compares two moments of the machine. The cores of a host
 that others use compute at two thirds of their speed for seconds at a time, and where a step waits for the
 host that is what the ratio then says. So the two hand over to each other between steps, several times a
-second, and on a GPU the threads that make the steps take turns on one and the same core.
+second, and the threads that make the steps take turns on one and the same core. On a CPU that is not worth
+it: threads of the one that waits look for work a while longer, on the cores of the other one.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ TURN_S = 0.2
 
 @dataclass(frozen=True)
 class Turn:
-    """seconds: of each turn. core: on which the thread stays that makes the steps; None: any."""
+    """seconds: of each turn. core: on which the thread stays that makes the steps."""
 
     seconds: float
-    core: int | None = None
+    core: int
 
     @classmethod
-    def drawn(cls, *, gpu: bool) -> Turn:
-        """The turns of the next questions. On a GPU with a core drawn for them; a CPU engine has its own."""
-        return cls(TURN_S, random.choice(sorted(os.sched_getaffinity(0))) if gpu else None)
+    def drawn(cls) -> Turn:
+        """The turns of the next questions, on a core drawn for them of those that this process may use."""
+        return cls(TURN_S, random.choice(sorted(os.sched_getaffinity(0))))
 
 
 class Away:
     """Hands over between the steps of an engine. seconds: for how long the other one had its turns."""
 
-    def __init__(self, turn: Turn, tell: Callable[[Event], None]) -> None:
+    def __init__(self, turn_s: float, tell: Callable[[Event], None]) -> None:
         self.seconds = 0.0
-        self._turn = turn
+        self._turn_s = turn_s
         self._tell = tell
-        self._ends = time.perf_counter() + turn.seconds
+        self._ends = time.perf_counter() + turn_s
 
     def after_step(self, more: bool) -> None:
         """Hand over if the turn is over and there are more steps."""
@@ -51,7 +52,7 @@ class Away:
             _finish_work()
             left = time.perf_counter()
             self._tell({"stage": TURN})
-            self._ends = time.perf_counter() + self._turn.seconds
+            self._ends = time.perf_counter() + self._turn_s
             self.seconds += time.perf_counter() - left
 
 
@@ -62,9 +63,9 @@ def in_turns(engine: Any, turn: Turn | None, tell: Callable[[Event], None]) -> I
     None: never.
     """
     if turn is None:
-        yield Away(Turn(inf), tell)
+        yield Away(inf, tell)
         return
-    away = Away(turn, tell)
+    away = Away(turn.seconds, tell)
     step = engine.step
 
     def handing_over() -> Any:
@@ -73,8 +74,7 @@ def in_turns(engine: Any, turn: Turn | None, tell: Callable[[Event], None]) -> I
         return found
 
     cores = os.sched_getaffinity(0)
-    if turn.core is not None:
-        os.sched_setaffinity(0, {turn.core})  # of this thread alone
+    os.sched_setaffinity(0, {turn.core})  # of this thread alone
     engine.step = handing_over
     try:
         yield away
