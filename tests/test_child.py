@@ -373,6 +373,26 @@ def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
         assert server._server[0] is not before
 
 
+def test_a_child_is_given_up_at_once_while_the_server_still_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "takes_long_to_import.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server.stop()
+    server.preload(["takes_long_to_import"])
+    try:
+        one = start(tmp_path)
+        one.ask("pid")
+        began = time.monotonic()
+        one.kill()
+        assert time.monotonic() - began < 2
+        assert not one.alive
+    finally:
+        server.stop()
+        monkeypatch.undo()
+        server.preload(["json", "no_such_module_anywhere"])
+
+
 def test_a_child_pauses_where_it_tells_its_turn_is_over_and_goes_on_when_told_to(tmp_path: Path) -> None:
     heard: list[Any] = []
     with Child(handler, stage="test", log=tmp_path / "log") as child:

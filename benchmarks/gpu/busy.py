@@ -22,18 +22,22 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
+import optuna
 from parts import LONG, SHORT, Book, about, make_models, make_questions, say
 from watch import Watch
 
 from search.records import best_first, load_measurement, load_trials
+from search.storage import default_storage
 from squeeze.demo import DATA_DIR, MODEL_DIR
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = ["--trials", str(options.trials), "--study", STUDY, "--timeout", str(options.seconds)]
     began = time.perf_counter()
     with Watch() as watch:
-        code, said = run_module(options.work, "search.run", *command, *model, *options.more)
+        code, said = run_module(
+            options.work, "search.run", *command, *model, *options.more, ends=options.interrupt
+        )
     say(said[-4000:])
     book.add(
         f"search {len(book.found)}",
@@ -82,20 +88,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def within(work: Path, watch: Watch) -> dict[str, float | None]:
-    """Mean utilization from the first trial of this stretch on, and while its trials' answers were timed."""
+    """Mean utilization of this stretch from the first trial on, and while answers were timed."""
     with contextlib.chdir(work):
-        records = load_trials(STUDY)
-        measured = [(record, load_measurement(STUDY, record.number)) for record in records]
-    answering, trials = [], []
-    for record, found in measured:
-        if found is None or not found.passes:
-            continue
-        for mine, other in zip(found.passes, found.reference, strict=True):
-            took = sum(timing.seconds for one in (mine, other) for timing in one.timings.values())
-            answering.append((mine.started, mine.started + took))
-        last = answering[-1][1]
-        trials.append((last - sum(record.seconds.values()), last))
-    return {"busy_in_trials": watch.busy_within(trials), "busy_in_answers": watch.busy_within(answering)}
+        study = optuna.load_study(study_name=STUDY, storage=default_storage(STUDY))
+        measured = [load_measurement(STUDY, record.number) for record in load_trials(STUDY)]
+    begun = [trial.datetime_start.timestamp() for trial in study.trials if trial.datetime_start]
+    answering = []
+    for mine, other in ((one.passes, one.reference) for one in measured if one is not None):
+        for lap, beside in zip(mine, other, strict=True):
+            took = sum(timing.seconds for one in (lap, beside) for timing in one.timings.values())
+            answering.append((lap.started, lap.started + took))
+    return {
+        "busy_in_trials": watch.busy_within([(min(begun, default=inf), inf)]),
+        "busy_in_answers": watch.busy_within(answering),
+    }
 
 
 def with_shape(work: Path, short: int, long: int) -> list[str]:
@@ -115,19 +121,23 @@ def with_shape(work: Path, short: int, long: int) -> list[str]:
     return ["--model", str(base), "--workload", str(workload)]
 
 
-def run_module(folder: Path, module: str, *arguments: str) -> tuple[int, str]:
-    """Run a command of ours in a folder: its exit code, and what it said."""
+def run_module(folder: Path, module: str, *arguments: str, ends: float | None = None) -> tuple[int, str]:
+    """Run a command of ours in a folder: its exit code, and what it said. ends: Ctrl-C after so many s."""
     paths = [str(ROOT), str(ROOT / "src"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    ended = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    return ended.returncode, ended.stdout
+    try:
+        said, _ = process.communicate(timeout=ends)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate()
+    return process.returncode, said
 
 
 def by_themselves(count: int, model: Sequence[str]) -> dict[str, list[float]]:
@@ -192,6 +202,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--work", type=Path, required=True, help="the search's folder; again the same: go on")
     parser.add_argument("--seconds", type=int, default=540, help="begin no trial after so many")
+    parser.add_argument("--interrupt", type=float, help="interrupt the search after so many")
     parser.add_argument("--trials", type=int, default=1000, help="as of search.run")
     parser.add_argument("--shape", action="store_true", help="the 1.2B shape with random weights")
     parser.add_argument(

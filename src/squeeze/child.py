@@ -175,10 +175,15 @@ class Child:
         )
 
     def kill(self) -> None:
-        """End the process, and everything it started, now. Once it is dead this does nothing."""
+        """End the process, and everything it started, now. Once it is dead this does nothing.
+
+        While the server imports there is none to wait for: what it forks later ends at once.
+        """
         with contextlib.suppress(OSError):
             self._leash.shutdown(socket.SHUT_WR)
-        self._listen(10)
+        if self.pid is not None:
+            self._listen(10)
+        self._leash.close()
         self._pipe.close()
 
     def __enter__(self) -> Child:
