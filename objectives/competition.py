@@ -192,13 +192,30 @@ def _spread(measurement: Measurement, baseline: Measurement) -> float:
 
     Pooled over the groups of like passes that are known; a drift between the groups does not count, since it
     hits a candidate and the baseline beside it alike. The first pass over the questions is none of them: its
-    batches are smaller. 0 when no group has two passes.
+    batches are smaller. Where both answered turn by turn, it is that of the ratio to the pass beside it, of
+    which a slow host is no part. 0 when no group has two passes.
     """
+    if measurement.engine.get("turn_s"):
+        pairs = (
+            (measurement.probe, measurement.probe_reference),
+            (measurement.passes[1:], measurement.reference[1:]),
+        )
+        return _pooled(
+            [
+                [log(a.seconds_per_token / b.seconds_per_token) for a, b in zip(*pair, strict=False)]
+                for pair in pairs
+            ]
+        )
     later = baseline.passes[1:], measurement.reference[1:]
     groups = (*later, measurement.probe_reference, measurement.probe)
-    logs = [[log(timed.seconds_per_token) for timed in group] for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in logs)
-    return sqrt(sum((len(group) - 1) * variance(group) for group in logs) / freedom) if freedom else 0.0
+    return _pooled([[log(timed.seconds_per_token) for timed in group] for group in groups])
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> float:
+    """The standard deviation within groups; 0 when none has two values."""
+    groups = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    return sqrt(sum((len(group) - 1) * variance(group) for group in groups) / freedom) if freedom else 0.0
 
 
 def _tokens(timed: Pass) -> int:

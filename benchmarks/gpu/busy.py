@@ -58,15 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.work, "search.run", *command, *model, *options.more, ends=options.interrupt
         )
     say(said[-4000:])
+    name = f"search {len(book.found)}"
     book.add(
-        f"search {len(book.found)}",
-        {
-            "code": code,
-            "wall_s": round(time.perf_counter() - began, 1),
-            **watch.told(),
-            **within(options.work, watch),
-        },
+        name,
+        {"code": code, "wall_s": round(time.perf_counter() - began, 1), **watch.told()},
     )
+    book.add(name, {**book.found[name], **within(options.work, watch)})
     checked = None
     if options.export:
         run_module(options.work, "search.export", "--study", STUDY, "--out", "submit.zip")
@@ -136,7 +133,10 @@ def run_module(folder: Path, module: str, *arguments: str, ends: float | None = 
         said, _ = process.communicate(timeout=ends)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate()
+        try:
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()  # if it is not gone
     return process.returncode, said
 
 

@@ -181,8 +181,7 @@ class Child:
         """
         with contextlib.suppress(OSError):
             self._leash.shutdown(socket.SHUT_WR)
-        if self.pid is not None:
-            self._listen(10)
+        self._listen(10 if self.pid is not None else 0.5)
         self._leash.close()
         self._pipe.close()
 

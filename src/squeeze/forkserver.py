@@ -184,8 +184,8 @@ def _answer(pipe: Connection, make: bytes, stage: str) -> None:
 def _tell(pipe: Connection, event: Event) -> None:
     """Say it to the caller; after ``TURN`` wait until the caller says to go on."""
     pipe.send(("event", dict(event)))
-    if event.get("stage") == TURN:
-        pipe.recv()
+    if event.get("stage") == TURN and (said := pipe.recv()) != TURN:
+        raise RuntimeError(f"a child in the middle of a request can only go on; asked {said!r}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,8 +16,10 @@ from squeeze.child import TURN
 class Engine:
     """Steps of 10 ms each."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, processes: int = 1) -> None:
         self.left = steps
+        self.engine_core = SimpleNamespace(engine_core=None)
+        self.vllm_config = SimpleNamespace(parallel_config=SimpleNamespace(world_size=processes))
         self.cores: list[set[int]] = []
 
     def has_unfinished_requests(self) -> bool:
@@ -59,9 +63,32 @@ def test_steps_stay_on_the_core_of_the_turn_and_the_thread_may_leave_it_afterwar
     assert os.sched_getaffinity(0) == cores
 
 
-def test_without_turns_an_engine_never_hands_over() -> None:
+def test_threads_that_begin_meanwhile_may_use_every_core() -> None:
+    cores, done = os.sched_getaffinity(0), threading.Event()
+    thread = threading.Thread(target=done.wait)
+    with in_turns(Engine(3), Turn(1.0, max(cores)), lambda event: None):
+        thread.start()
+    try:
+        assert thread.native_id is not None
+        assert os.sched_getaffinity(thread.native_id) == cores
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_core_that_has_gone_fails_nothing() -> None:
     engine = Engine(3)
-    with in_turns(engine, None, lambda event: pytest.fail(str(event))) as away:
+    with in_turns(engine, Turn(1.0, 4095), lambda event: None):
+        run(engine)
+    assert engine.left == 0
+
+
+@pytest.mark.parametrize("engine", [Engine(3), Engine(3, processes=2)])
+def test_without_turns_or_with_a_model_in_several_processes_an_engine_never_hands_over(
+    engine: Engine,
+) -> None:
+    turn = Turn(0.0, 0) if engine.vllm_config.parallel_config.world_size > 1 else None
+    with in_turns(engine, turn, lambda event: pytest.fail(str(event))) as away:
         run(engine)
     assert away.seconds == 0.0
 

@@ -299,3 +299,20 @@ def test_what_is_not_rated_yet_may_still_reach_the_ceiling() -> None:
     )
     assert judged > unjudged
     assert bound(rated(0.5, 0.5), 0.5, 0.5, rung="rest") < judged
+
+
+def test_spells_that_both_met_turn_by_turn_do_not_keep_a_hopeless_candidate_alive() -> None:
+    spells = (1.0, 1.4, 0.8)
+    baseline = measurement({"kmmlu_redux": half(70, 100)}, *[1e-4 * one for one in spells])
+    both: dict[str, Measurement] = {}
+    for turn_s in (None, 0.2):
+        slow = measurement(
+            {"kmmlu_redux": half(70, 100)},
+            *[1.6e-4 * one for one in spells],
+            reference=[1e-4 * one for one in spells],
+            rung="rest",
+        )
+        both[str(turn_s)] = slow.model_copy(update={"engine": {"turn_s": turn_s}})
+    apart, together = (competition.optimistic(one, baseline) for one in both.values())
+    assert together < apart
+    assert together == pytest.approx(0.5 + 0.5 * (1 - 1.6 + 0.05), abs=0.1)

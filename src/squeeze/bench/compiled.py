@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from squeeze.bench.resolved import versions
-from squeeze.versions import major
+from squeeze.versions import installed, major
 
 
 def cache_folder() -> Path:
@@ -29,5 +29,6 @@ def keep_compiled() -> None:
     # https://github.com/pytorch/pytorch/issues/184550
     needed = ("VLLM_USE_AOT_COMPILE", "VLLM_USE_STANDALONE_COMPILE")
     unsaved = os.environ.get("VLLM_DISABLE_COMPILE_CACHE", "0") != "0"
-    if major("torch") >= (2, 11) and not unsaved and all(os.environ.get(name, "1") == "1" for name in needed):
+    usual = not unsaved and all(os.environ.get(name, "1") == "1" for name in needed)
+    if usual and installed(("torch",)) and major("torch") >= (2, 11):
         os.environ.setdefault("VLLM_USE_MEGA_AOT_ARTIFACT", "1")

@@ -9,12 +9,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from squeeze.bench import turns
 from squeeze.bench.divergence import divergence
 from squeeze.bench.reference import Reference
 from squeeze.bench.refused import refuse_empty
 from squeeze.bench.served import Served, Slice, Tell
 from squeeze.bench.stats import error_within
-from squeeze.bench.turns import Turn
 from squeeze.bench.workload import Workload
 from squeeze.records import Measurement, Pass, Perplexity, Question, Rung, Sampled, Timing
 
@@ -64,18 +64,18 @@ def rungs(
     whether both engines do; then they answer turn by turn, and passes go on until the ratio is steady."""
     began = time.perf_counter()
     slices = served.slices(lengths)
-    turn = 0
+    calls = 0
     answers: _Answers = {}
 
     def ask(lap: _Lap, parts: Sequence[Slice], repeat: int, into: _Answers | None) -> None:
-        nonlocal turn
-        turn += 1
+        nonlocal calls
+        calls += 1
         for place, part in enumerate(parts):
             # Who comes first changes from slice to slice and, for one benchmark, from pass to pass: what is
             # gained or lost by coming second must not always fall to the same one.
-            first = (turn + place) % 2 == 0
-            drawn = Turn.drawn() if share_gpu else None
-            mine = served.begin(part, tell, answers=into is not None, turn=drawn)
+            first = (calls + place) % 2 == 0
+            turn = turns.Turn.drawn() if share_gpu else None
+            mine = served.begin(part, tell, answers=into is not None, turn=turn)
             if reference is not None:
                 _add(lap.others, part, reference.time(part, repeat, mine, first))
             questions, timing = mine.finish()
@@ -117,6 +117,7 @@ def rungs(
     engine: dict[str, Any] = {
         "given": served.arguments.model_dump(mode="json"),
         "in_turn": reference is not None and reference.in_turn,
+        "turn_s": turns.TURN_S if share_gpu and reference is not None else None,
         **served.engine,
     }
     perplexity: Perplexity | None = None
@@ -150,8 +151,8 @@ def rungs(
 def _is_steady(laps: Sequence[_Lap]) -> bool:
     """Whether more passes would not make the time ratio much surer, or would take too long.
 
-    Who comes first gains about a hundredth, in every second pass: an even number of passes after the first
-    one, which is left out, is fair to both.
+    Who comes first gains about a hundredth of a short pass, in every second one: an even number of passes
+    after the first, which is left out, is fair to both. Where passes are long it is not worth another one.
     """
     spent = sum(timing.seconds for lap in laps for timing in (*lap.mine.values(), *lap.others.values()))
     if len(laps) % 2 == 0 or len(laps) < 5:

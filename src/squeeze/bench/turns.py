@@ -58,13 +58,14 @@ class Away:
 
 @contextlib.contextmanager
 def in_turns(engine: Any, turn: Turn | None, tell: Callable[[Event], None]) -> Iterator[Away]:
-    """Within the block, ``vllm.LLM.generate`` on this ``LLMEngine``, in its own process, hands over.
+    """Within the block, ``vllm.LLM.generate`` on this ``LLMEngine`` hands over.
 
-    None: never.
+    None: never; nor does an engine whose model is in other processes, which would work on meanwhile.
     """
-    if turn is None:
+    if turn is None or not _alone(engine):
         yield Away(inf, tell)
         return
+    cores, threads = os.sched_getaffinity(0), set(os.listdir(_THREADS))
     away = Away(turn.seconds, tell)
     step = engine.step
 
@@ -73,19 +74,34 @@ def in_turns(engine: Any, turn: Turn | None, tell: Callable[[Event], None]) -> I
         away.after_step(engine.has_unfinished_requests())
         return found
 
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {turn.core})  # of this thread alone
+    _stay_on({turn.core})
     engine.step = handing_over
     try:
         yield away
     finally:
         del engine.step
-        os.sched_setaffinity(0, cores)
+        _stay_on(cores)
+        for begun in set(os.listdir(_THREADS)) - threads:  # on one core, as this thread was
+            _stay_on(cores, int(begun))
+
+
+_THREADS = "/proc/self/task"
+
+
+def _alone(engine: Any) -> bool:
+    """Whether the whole engine is in this process."""
+    return hasattr(engine.engine_core, "engine_core") and (engine.vllm_config.parallel_config.world_size == 1)
+
+
+def _stay_on(cores: set[int], thread: int = 0) -> None:
+    """Keep a thread (0: this one) on some cores, where that is allowed and they are still there."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(thread, cores)
 
 
 def _finish_work() -> None:
     """Wait for what the device was given to do: it is part of this turn."""
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
