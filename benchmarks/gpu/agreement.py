@@ -15,7 +15,9 @@ the model against itself, over all pairs of disjoint groups of the processes mea
 processes a side, by the median of their passes, the first dropped or not. clocks and reasons of every
 process are there too. in_turn: SpeedNorm of a copy of the model, measured as a search measures a candidate,
 in fresh processes each time (on a GPU with room for two engines: timed in turn with the unchanged model),
-by the seconds of a turn (``--turns``; ``inf``: whole passes, as wide as the questions of a benchmark).
+by the seconds of a turn (``--turns``; ``inf``: whole passes, as wide as the questions of a benchmark);
+deviation: the standard deviation of the ratio's logarithm. ``--of`` measures a candidate of shapes.py
+instead, whose SpeedNorm is not 0: it tells whether turns agree with whole passes.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from math import log
 from pathlib import Path
 from statistics import mean, pstdev, stdev
 from typing import Any
@@ -45,6 +48,7 @@ from parts import (
     shared_options,
     with_places,
 )
+from shapes import candidates
 from watch import Watch
 
 from squeeze import server
@@ -55,8 +59,10 @@ from squeeze.bench.stats import between, time_ratio
 from squeeze.bench.workload import Workload
 from squeeze.decoder import Decoder
 from squeeze.demo import DATA_DIR
+from squeeze.pipeline import build_in_child
 from squeeze.target import Target
 
+COPY = "copy"
 KINDS = {"inside": "0", "own": "1"}
 """Kind -> VLLM_ENABLE_V1_MULTIPROCESSING."""
 
@@ -85,10 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {kind: judged(book, kind) for kind in options.kinds if f"{kind} 1" in book.found}
     found["in_turn"] = {}
     for turn in options.turns:
-        ratios = [one for name, one in book.found.items() if name.startswith(f"in turn {turn} ")]
+        ratios = [one for name, one in book.found.items() if name.startswith(f"{options.of} in turn {turn} ")]
         if ratios:
             found["in_turn"][str(turn)] = {
                 "speed_norms": [round(1 - one["ratio"], 5) for one in ratios],
+                "deviation": round(pstdev([log(one["ratio"]) for one in ratios]), 5),
                 "median": round(middle([abs(1 - one["ratio"]) for one in ratios]), 5),
                 "signed_median": round(middle([1 - one["ratio"] for one in ratios]), 5),
                 "errors_told": [one["error"] for one in ratios],
@@ -110,15 +117,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def other(base: Path, options: argparse.Namespace) -> Path:
+    """What is measured beside the model."""
+    found: Path = options.work / options.of.replace(" ", "-").replace(",", "")
+    if not found.exists():
+        if options.of == COPY:
+            shutil.copytree(base, found, copy_function=os.link)
+        else:
+            config = candidates(Decoder.read(base))[options.of]
+            data = str(DATA_DIR if options.quick else options.work / "data")
+            build_in_child(
+                config, base, found, data, log=options.work / "logs" / "build.log", deadline_s=1200
+            )
+    return found
+
+
 def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: argparse.Namespace) -> None:
-    """Measure a copy of the model as a search measures a candidate, again and again."""
+    """Measure a copy of the model, or another one, as a search measures a candidate, again and again."""
     if options.in_turn <= 0:
         return
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = KINDS["inside"]
     server.stop()
-    copy = options.work / "copy"
-    if not copy.exists():
-        shutil.copytree(base, copy, copy_function=os.link)
+    candidate = other(base, options)
     asks = workload.model_copy(update={"max_tokens": 16 if options.quick else 128, "probe_tokens": 16})
     if options.quick:  # the embedded model has nothing to say to made-up text
         asks = asks.model_copy(update={"data": str(DATA_DIR)})
@@ -129,14 +149,14 @@ def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: ar
         say(f"baseline: {time.perf_counter() - began:.1f} s")
         for number in range(options.in_turn):
             turns.TURN_S = options.turns[number % len(options.turns)]
-            name = f"in turn {turns.TURN_S} {number}"
+            name = f"{options.of} in turn {turns.TURN_S} {number}"
             if name in book.found:
                 continue
             if time.monotonic() > ends:
                 break
             began = time.perf_counter()
             with Watch() as watch:
-                *_, measured = bench.measure(copy, log=log)
+                *_, measured = bench.measure(candidate, log=log, empty=True)
             ratio, error, _ = time_ratio(measured.passes, measured.reference, between(measured))
             book.add(
                 name,
@@ -242,6 +262,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=6, help="of each process")
     parser.add_argument("--in-turn", type=int, default=10, help="measurements of a copy beside the model")
     parser.add_argument("--turns", nargs="*", type=float, default=[turns.TURN_S], help="seconds, in turn")
+    parser.add_argument("--of", default=COPY, help="what is measured in turn; a name as of shapes.py --only")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     options = with_places(parser.parse_args(argv), "agreement")
     if options.quick:
