@@ -397,8 +397,8 @@ def test_a_child_pauses_where_it_tells_its_turn_is_over_and_goes_on_when_told_to
     heard: list[Any] = []
     with Child(handler, stage="test", log=tmp_path / "log") as child:
         assert child.call("turns", deadline_s=60, tell=heard.append) is PAUSED
-        assert child.call("go on", deadline_s=60, tell=heard.append) is PAUSED
-        assert child.call("go on", deadline_s=60, tell=heard.append) == "done"
+        assert child.call(TURN, deadline_s=60, tell=heard.append) is PAUSED
+        assert child.call(TURN, deadline_s=60, tell=heard.append) == "done"
         assert heard == []
         assert child.call("pid", deadline_s=60)[0] == child.pid
 
@@ -407,6 +407,13 @@ def test_a_deadline_counts_what_was_spent_before_a_pause(tmp_path: Path) -> None
     with Child(handler, stage="test", log=tmp_path / "log") as child:
         assert child.call("turns", deadline_s=60) is PAUSED
         with pytest.raises(CandidateError, match="no answer within 60 s") as caught:
-            child.call("go on", deadline_s=60, spent_s=59.8)
+            child.call(TURN, deadline_s=60, spent_s=59.8)
         assert caught.value.kind == "timeout"
         assert not child.alive
+
+
+def test_a_child_in_the_middle_of_a_request_takes_no_other(tmp_path: Path) -> None:
+    with Child(handler, stage="test", log=tmp_path / "log") as child:
+        assert child.call("turns", deadline_s=60) is PAUSED
+        with pytest.raises(CandidateError, match="can only go on; asked 'pid'"):
+            child.call("pid", deadline_s=60)
