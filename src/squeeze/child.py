@@ -126,8 +126,8 @@ class Child:
     ) -> Any:
         """Wait for the answer to the request that was sent; see ``call``.
 
-        ``PAUSED`` if the child tells ``TURN`` first: it goes on after ``ask`` (of anything), and the answer
-        is still to come.
+        ``PAUSED`` if the child tells ``TURN`` first: it goes on after ``ask(TURN)``, and takes no other
+        request meanwhile; the answer is still to come.
         """
         limits = limits or {}
         whole = (time.monotonic() + deadline_s - spent_s, deadline_s, self.stage)

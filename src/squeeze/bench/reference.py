@@ -117,7 +117,9 @@ class Beside:
         try:
             other = self.serve(silent).begin(part, answers=False, turn=mine.turn)
             alternate(*((other, mine) if first else (mine, other)))
-            return other.finish()[1]
+            _, timing = other.finish()
+            assert isinstance(timing, Timing)
+            return timing
         except CandidateError:
             if mine.failed:
                 raise

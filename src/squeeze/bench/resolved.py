@@ -49,10 +49,15 @@ def _kernels(llm: Any) -> Mapping[str, str]:
 
     A function does not travel to one: vLLM refuses to pickle it there unless told otherwise.
     """
-    if not hasattr(llm.llm_engine.engine_core, "engine_core"):
+    if not in_this_process(llm.llm_engine):
         return {}
     found: Mapping[str, str] = llm.apply_model(layer_kernels)[0]
     return found
+
+
+def in_this_process(engine: Any) -> bool:
+    """Whether vLLM's core, which schedules the steps, is in the process of its ``LLMEngine``."""
+    return hasattr(engine.engine_core, "engine_core")
 
 
 def layer_kernels(model: Any) -> dict[str, str]:

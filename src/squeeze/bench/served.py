@@ -132,20 +132,21 @@ class Served:
 
     def answer(self, part: Slice, tell: Tell = silent) -> tuple[list[Question], Timing]:
         """Answer the questions; outcomes in the drawn order, and the time of generating them."""
-        return self.begin(part, tell).finish()
+        questions, timing = self.begin(part, tell).finish()
+        return questions, timing
 
     def time(self, part: Slice, tell: Tell = silent) -> Timing:
         """Answer the questions again, for the time alone."""
-        return self.begin(part, tell, answers=False).finish()[1]
+        _, timing = self.begin(part, tell, answers=False).finish()
+        assert isinstance(timing, Timing)
+        return timing
 
     def begin(
         self, part: Slice, tell: Tell = silent, *, answers: bool = True, turn: Turn | None = None
     ) -> Asked:
         """The questions, to be answered turn by turn (None: all at once). answers: or for the time alone."""
         request = Generate(part.benchmark, part.start, part.stop, answers, part.exact, turn)
-        limit = self._deadlines.limit("answers", str(part), self._workload.part_deadline_s)
-        saw = partial(self._deadlines.saw, "answers", str(part))
-        return Asked(self._child, request, limit, tell, saw)
+        return self._begin(request, str(part), tell)
 
     def say(self, tokens: int) -> tuple[Sampled, ...]:
         """Answers of so many tokens, drawn at temperature 1."""
@@ -171,11 +172,11 @@ class Served:
         return found
 
     def _call(self, request: Say | Weigh | Read, name: str, tell: Tell) -> Any:
+        return self._begin(request, name, tell).finish()
+
+    def _begin(self, request: Generate | Say | Weigh | Read, name: str, tell: Tell) -> Asked:
         limit = self._deadlines.limit("answers", name, self._workload.part_deadline_s)
-        began = time.monotonic()
-        answer = self._child.call(request, deadline_s=limit, tell=tell)
-        self._deadlines.saw("answers", name, time.monotonic() - began)
-        return answer
+        return Asked(self._child, request, limit, tell, partial(self._deadlines.saw, "answers", name))
 
     @property
     def alive(self) -> bool:
@@ -194,17 +195,22 @@ class Served:
 
 
 class Asked:
-    """Questions that an engine answers, turn by turn.
+    """What an engine is asked, and answers turn by turn if the request says so, else all at once.
 
-    limit_s: for the engine's own turns together. saw: told how long they took. Raises CandidateError as
-    ``Child.call`` does; ``failed`` then.
+    turn: the request's. limit_s: for the engine's own turns together. saw: told how long they took. Raises
+    CandidateError as ``Child.call`` does; ``failed`` then.
     """
 
     def __init__(
-        self, child: Child, request: Generate, limit_s: float, tell: Tell, saw: Callable[[float], None]
+        self,
+        child: Child,
+        request: Generate | Say | Weigh | Read,
+        limit_s: float,
+        tell: Tell,
+        saw: Callable[[float], None],
     ) -> None:
         self.failed = False
-        self.turn = request.turn
+        self.turn = request.turn if isinstance(request, Generate) else None
         self._child = child
         self._word: Any = request
         self._spent = 0.0
@@ -228,12 +234,11 @@ class Asked:
                 self._saw(self._spent)
         return self._answer is not PAUSED
 
-    def finish(self) -> tuple[list[Question], Timing]:
-        """Its outcomes (none where the time alone was asked for) and its time, once all is answered."""
+    def finish(self) -> Any:
+        """The answer as the request's class has it, once all is answered."""
         while not self.go_on():
             pass
-        questions, timing = self._answer
-        return questions, timing
+        return self._answer
 
 
 def alternate(first: Asked, second: Asked) -> None:

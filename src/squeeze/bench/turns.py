@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from squeeze.bench.resolved import in_this_process
 from squeeze.child import TURN, Event
 
 TURN_S = 0.2
@@ -62,7 +63,7 @@ def in_turns(engine: Any, turn: Turn | None, tell: Callable[[Event], None]) -> I
 
     None: never; nor does an engine whose model is in other processes, which would work on meanwhile.
     """
-    if turn is None or not _alone(engine):
+    if turn is None or not _whole(engine):
         yield Away(inf, tell)
         return
     cores, threads = os.sched_getaffinity(0), set(os.listdir(_THREADS))
@@ -88,9 +89,9 @@ def in_turns(engine: Any, turn: Turn | None, tell: Callable[[Event], None]) -> I
 _THREADS = "/proc/self/task"
 
 
-def _alone(engine: Any) -> bool:
-    """Whether the whole engine is in this process."""
-    return hasattr(engine.engine_core, "engine_core") and (engine.vllm_config.parallel_config.world_size == 1)
+def _whole(engine: Any) -> bool:
+    """Whether core and model are in this process."""
+    return in_this_process(engine) and bool(engine.vllm_config.parallel_config.world_size == 1)
 
 
 def _stay_on(cores: set[int], thread: int = 0) -> None:
