@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     options.work.mkdir(parents=True, exist_ok=True)
     book = Book(options.work / "busy.jsonl")
-    model = with_shape(options.work, *options.questions) if options.shape else []
+    model = with_shape(options.work, *options.questions, options.chats) if options.shape else []
     command = ["--trials", str(options.trials), "--study", STUDY, "--timeout", str(options.seconds)]
     began = time.perf_counter()
     with Watch() as watch:
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {"code": code, "wall_s": round(time.perf_counter() - began, 1), **watch.told()},
     )
     book.add(name, {**book.found[name], **within(options.work, watch)})
+    watch.save(options.work / f"{name.replace(' ', '-')}-busy.csv")
     checked = None
     if options.export:
         run_module(options.work, "search.export", "--study", STUDY, "--out", "submit.zip")
@@ -101,7 +102,7 @@ def within(work: Path, watch: Watch) -> dict[str, float | None]:
     }
 
 
-def with_shape(work: Path, short: int, long: int) -> list[str]:
+def with_shape(work: Path, short: int, long: int, chats: int) -> list[str]:
     """Options of a search at the 1.2B shape; the model's every token is spelt as some answer."""
     base = make_models(work, False, {"base": 1.0})["base"]
     tokenizer = json.loads((base / "tokenizer.json").read_text())
@@ -109,7 +110,7 @@ def with_shape(work: Path, short: int, long: int) -> list[str]:
     words |= {token: f"ĠAnswer:Ġ{'ABCD'[token % 4]}Ġ<{token}>" for token in words if token >= 2048}
     tokenizer["model"]["vocab"] = {word: token for token, word in words.items()}
     (base / "tokenizer.json").write_text(json.dumps(tokenizer))
-    data = make_questions(work / "data", short, long)
+    data = make_questions(work / "data", short, long, chats)
     workload = work / "workload.yaml"
     workload.write_text(
         f"data: {data}\nquestions: {{{SHORT}: {short}, {LONG}: {long}}}\nmax_tokens: 128\n"
@@ -208,6 +209,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--questions", type=int, nargs=2, default=(1024, 64), help="short, long; with --shape"
     )
+    parser.add_argument("--chats", type=int, default=0, help="of 500 tokens, to train on; with --shape")
     parser.add_argument("--export", action="store_true", help="then export the best and check it")
     parser.add_argument("--naive", type=int, default=0, help="so many trials by themselves, for comparison")
     parser.add_argument("more", nargs="*", help="after --: more options of search.run")

@@ -78,8 +78,11 @@ def _make(folder: Path, quick: bool, widths: Mapping[str, float]) -> None:
         (folder / name / "done").touch()
 
 
-def make_questions(folder: Path, short: int = 256, long: int = 32) -> Path:
-    """A data folder with questions of some 256 tokens, of some 3,072, all different, and chats."""
+def make_questions(folder: Path, short: int = 256, long: int = 32, chats: int = 0) -> Path:
+    """A data folder with questions of some 256 tokens, of some 3,072, all different, and chats.
+
+    chats: of some 500 tokens each, 400 of them the assistant's; 0: the embedded set's, which are short.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
     from tokenizers import Tokenizer
@@ -113,6 +116,13 @@ def make_questions(folder: Path, short: int = 256, long: int = 32) -> Path:
     for name, rows in ((SHORT, asked), (LONG, read)):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     shutil.copyfile(DATA_DIR / "manta.parquet", folder / "manta.parquet")
+    if chats:
+        turns = (("user", 100), ("assistant", 400))
+        talks = [
+            {"conversations": [{"role": role, "content": text(tokens)} for role, tokens in turns]}
+            for _ in range(chats)
+        ]
+        pq.write_table(pa.Table.from_pylist(talks), folder / "manta.parquet")
     return folder
 
 

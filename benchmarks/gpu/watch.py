@@ -74,6 +74,10 @@ class Watch:
         found = [busy for at, busy in self._samples if any(begin <= at <= end for begin, end in stretches)]
         return round(sum(found) / len(found), 4) if found else None
 
+    def save(self, path: Path) -> None:
+        """Write Unix time and utilization (0–1) of each sample, a line each."""
+        path.write_text("".join(f"{at:.2f},{busy:.2f}\n" for at, busy in self._samples))
+
     def _read(self) -> None:
         assert self._smi is not None and self._smi.stdout is not None
         for line in self._smi.stdout:
