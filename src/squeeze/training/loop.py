@@ -117,7 +117,7 @@ class _Run:
         self.found: int | None = None
         self.rows = rows_a_step(part, text.train.length)
         self.crew = Crew(learner)
-        self.writing = 0.0
+        self.copying = 0.0
         self.told = self.saved = self.started = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -130,6 +130,8 @@ class _Run:
             last = self._decay()
         finally:
             self.crew.close()
+            if self.checkpoints:
+                self.checkpoints.close()
         spent = time.monotonic() - self.started
         if self.checkpoints:
             self.checkpoints.forget_decay(self.planned.steps)
@@ -227,10 +229,13 @@ class _Run:
         return None
 
     def _save(self, kind: str, force: bool = False) -> None:
-        # What takes long to write is written less often, once an hour at the least.
-        apart = max(CHECKPOINT_S, min(20 * self.writing, 30 * CHECKPOINT_S))
-        due = time.monotonic() - self.saved >= apart
-        if self.checkpoints is None or not (force or due):
+        if self.checkpoints is None:
+            return
+        self.checkpoints.settle(wait=False)
+        # What takes long to copy or to write is written less often, once an hour at the least.
+        slow = max(20 * self.copying, 3 * self.checkpoints.writing_s)
+        apart = max(CHECKPOINT_S, min(slow, 30 * CHECKPOINT_S))
+        if not force and time.monotonic() - self.saved < apart:
             return
         if kind == "branch" and self.progress.step == self.found:
             return  # it is there already: never replace what a kill now would lose
@@ -241,17 +246,16 @@ class _Run:
         facts = {
             "kind": kind,
             "step": self.progress.step,
-            "losses": self.progress.losses,
-            "looks": self.progress.looks,
+            "losses": list(self.progress.losses),
+            "looks": list(self.progress.looks),
             "planned": self.planned.steps,
             "steps": self.schedule.steps,
             "branch": self.schedule.branch,
         }
         began = time.monotonic()
         self.checkpoints.save(tensors, facts)
-        os.utime(self.checkpoints.folder.parent)  # in use: a cache that makes room leaves it alone
         self.saved = time.monotonic()
-        self.writing = self.saved - began
+        self.copying = self.saved - began
 
     def _notes(self, resumed: int | None, begun: int, spent: float, last: float) -> dict[str, Any]:
         progress, train = self.progress, self.text.train

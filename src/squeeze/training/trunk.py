@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,28 +32,52 @@ class _Found:
     path: Path
 
 
-@dataclass(frozen=True)
 class Checkpoints:
     """A folder of checkpoints. Only one process may use it at a time.
 
     ``trunk-STEP`` are on the way, ``branch-STEP`` where a training left the trunk: any training goes on from
     those. ``decay-ofN-STEP`` belong to the training that was planned to take N steps.
+
+    A thread writes them, one at a time, while the training goes on with a GPU that would otherwise wait for
+    the disk. writing_s: what the last one took.
     """
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writing_s = 0.0
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._begun: Future[float] | None = None
 
     def save(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Write one, then delete what it makes superfluous: all but the newest two of its kind so far.
+        """Begin to write one, of the values of this moment; what is asked before that is waited for.
 
-        Later ones are a longer training's, and stay. So do all branches.
+        When it is written, what it makes superfluous is deleted: all but the newest two of its kind so far.
+        Later ones are a longer training's, and stay. So do all branches. Raises as ``settle`` does.
         """
+        self.settle()
+        self._begun = self._writer.submit(self._write, _copied(tensors), dict(facts))
+
+    def settle(self, wait: bool = True) -> None:
+        """Return when everything is on the disk; not wait: at once. Raises OSError for what is not."""
+        if self._begun is not None and (wait or self._begun.done()):
+            begun, self._begun = self._begun, None
+            self.writing_s = begun.result()
+
+    def close(self) -> None:
+        """End the thread when it has written what was begun."""
+        self._writer.shutdown()
+
+    def _write(self, copies: Callable[[], dict[str, torch.Tensor]], facts: Mapping[str, Any]) -> float:
+        began = time.monotonic()
         of = f"of{facts['planned']:08d}-" if facts["kind"] == "decay" else ""
-        checkpoint.write(self.folder / f"{facts['kind']}-{of}{facts['step']:08d}", tensors, facts)
+        checkpoint.write(self.folder / f"{facts['kind']}-{of}{facts['step']:08d}", copies(), facts)
         past = [one for one in self._all() if one.step <= facts["step"]]
         trunk = [one.path for one in past if one.kind == "trunk"]
         decay = [one.path for one in past if one.kind == "decay" and one.planned == facts["planned"]]
         for path in (*trunk[:-_KEPT], *decay[:-_KEPT]):
             shutil.rmtree(path, ignore_errors=True)
+        os.utime(self.folder.parent)  # in use: a cache that makes room leaves it alone
+        return time.monotonic() - began
 
     def newest(self, planned: Schedule) -> Iterator[Saved]:
         """The checkpoints a training of that plan can go on from, the farthest first; damaged ones never."""
@@ -64,7 +91,8 @@ class Checkpoints:
                 yield saved
 
     def forget_decay(self, planned: int) -> None:
-        """Delete the checkpoints of a decay that has come to its end."""
+        """Delete the checkpoints of a decay that has come to its end. Raises as ``settle`` does."""
+        self.settle()
         for one in self._all():
             if one.kind == "decay" and one.planned == planned:
                 shutil.rmtree(one.path, ignore_errors=True)
@@ -76,3 +104,27 @@ class Checkpoints:
             if name := _NAME.fullmatch(path.name):
                 found.append(_Found(int(name[3]), name[1], int(name[2]) if name[2] else None, path))
         return sorted(found, key=lambda one: one.step)
+
+
+def _copied(tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
+    """What makes copies on the CPU, to be called by another thread, of the values that the tensors have now.
+
+    Where a GPU has room for it the values are copied there first, which takes no time; else to the host now.
+    """
+    on_gpu = [value for value in tensors.values() if value.is_cuda]
+    size = sum(value.nbytes for value in on_gpu)
+    if not on_gpu or torch.cuda.mem_get_info()[0] < 2 * size:
+        copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+        return lambda: copies
+    clones = {name: value.detach().clone() for name, value in tensors.items()}
+    made = torch.cuda.Event()
+    made.record()
+
+    def brought() -> dict[str, torch.Tensor]:
+        # On a stream of its own: the training's kernels are not waited for, nor do they wait.
+        aside = torch.cuda.Stream()
+        aside.wait_event(made)
+        with torch.cuda.stream(aside):
+            return {name: clones.pop(name).cpu() for name in list(clones)}
+
+    return brought
