@@ -39,7 +39,7 @@ def test_what_a_column_holds_is_never_taken_for_a_place(titles: str, context: st
 
 def test_a_prompt_that_fits_is_whole(tokenizer: Any) -> None:
     row = load_rows("ko_longrag", str(DATA_DIR), 1)[0]
-    prompt = Prompts(tokenizer, 2048, 64)("ko_longrag", 0, row, ())
+    prompt = Prompts(tokenizer, 2048, 64)("ko_longrag", [(0, row)], [()])[0]
     assert not prompt.shortened
     assert row["context"] in tokenizer.decode(prompt.tokens)
 
@@ -51,12 +51,30 @@ def test_a_prompt_that_does_not_fit_loses_its_middle_and_leaves_room_for_the_ans
     row = dict(load_rows("ko_longrag", str(DATA_DIR), 1)[0])
     row["context"] = " ".join(f"{number}번째 문장이다." for number in range(2000))
     prompts = Prompts(tokenizer, context, answer)
-    prompt = prompts("ko_longrag", 0, row, ())
+    prompt = prompts("ko_longrag", [(0, row)], [()])[0]
     assert prompt.shortened and len(prompt.tokens) == room == prompts.room("ko_longrag")
     text = tokenizer.decode(prompt.tokens)
     assert row["question"] in text and row["titles"][0] in text
     assert "[|user|]" in text and text.rstrip().endswith("</think>")
     assert "0번째 문장이다." in text and "1999번째 문장이다." in text and "1000번째" not in text
+
+
+def test_prompts_are_those_of_the_chat_template_and_each_is_rendered_once(tokenizer: Any) -> None:
+    rows = list(enumerate(load_rows("kmmlu_redux", str(DATA_DIR), 6)))
+    task = tasks.load("kmmlu_redux")
+    prompts = Prompts(tokenizer, 2048, 64)
+    some = prompts("kmmlu_redux", rows[1:4], [(), ("서울",), ()])
+    every = prompts("kmmlu_redux", rows, [()] * 6)
+    wanted = [
+        tokenizer.apply_chat_template(
+            task.messages(row, ()), tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        for _, row in rows
+    ]
+    assert [one.tokens for one in every] == wanted
+    assert every[1] is some[0] and every[3] is some[2]
+    assert some[1] is not every[2]  # another answer was given before
+    assert prompts("kmmlu_redux", [], []) == []
 
 
 @settings(deadline=None)

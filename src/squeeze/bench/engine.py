@@ -173,10 +173,7 @@ class Engine:
         ]
         seconds = 0.0
         for _ in range(task.TURNS):
-            prompts = [
-                self._prompts(request.benchmark, index, row, given)
-                for (index, row), given in zip(rows, answers, strict=True)
-            ]
+            prompts = self._prompts(request.benchmark, rows, answers)
             outputs, took = self._complete(prompts, sampled, request.turn, tell)
             seconds += took
             for place, output in enumerate(outputs):
@@ -201,7 +198,7 @@ class Engine:
 
     def _question(self, benchmark: str, place: int) -> list[int]:
         """Token ids of the first turn of the question at a place of the drawn order."""
-        return self._prompts(benchmark, *self._rows[benchmark][place], ()).tokens
+        return self._prompts(benchmark, [self._rows[benchmark][place]], [()])[0].tokens
 
     def _complete(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,30 +41,52 @@ class Prompts:
         answer = self._max_tokens or tasks.load(benchmark).MAX_TOKENS
         return max(self._context - answer, self._context // 2)
 
-    def __call__(self, benchmark: str, index: int, row: Row, answers: tuple[str, ...]) -> Prompt:
-        """The next prompt of a row's chat after these answers. index: the row's place in its set."""
-        key = (benchmark, index, answers)
-        if key not in self._rendered:
-            self._rendered[key] = self._render(benchmark, row, answers)
-        return self._rendered[key]
+    def __call__(
+        self, benchmark: str, rows: Sequence[tuple[int, Row]], answers: Sequence[tuple[str, ...]]
+    ) -> list[Prompt]:
+        """The next prompts of rows' chats after these answers. rows: each with its place in its set."""
+        keys = [(benchmark, index, given) for (index, _), given in zip(rows, answers, strict=True)]
+        new = {
+            key: (row, given)
+            for key, (_, row), given in zip(keys, rows, answers, strict=True)
+            if key not in self._rendered
+        }
+        self._rendered |= zip(new, self._render(benchmark, list(new.values())), strict=True)
+        return [self._rendered[key] for key in keys]
 
     def key(self, rows: Mapping[str, Row]) -> str:
         """A hash that models share which are asked the same tokens. rows: benchmark -> any one row of it."""
         return digest(
             [
-                [self.room(name), *(self._render(name, row, ("…",) * turn).tokens for turn in _turns(name))]
+                [
+                    self.room(name),
+                    *(
+                        one.tokens
+                        for one in self._render(name, [(row, ("…",) * turn) for turn in _turns(name)])
+                    ),
+                ]
                 for name, row in rows.items()
             ]
         )
 
-    def _render(self, benchmark: str, row: Row, answers: tuple[str, ...]) -> Prompt:
-        messages = tasks.load(benchmark).messages(row, answers)
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        tokens = list(self._tokenizer.encode(text, add_special_tokens=False))
-        room = self.room(benchmark)
-        if len(tokens) <= room:
-            return Prompt(tokens, shortened=False)
-        return Prompt(without_middle(tokens, room), shortened=True)
+    def _render(self, benchmark: str, chats: Sequence[tuple[Row, tuple[str, ...]]]) -> list[Prompt]:
+        if not chats:
+            return []
+        task, room = tasks.load(benchmark), self.room(benchmark)
+        texts = [
+            self._tokenizer.apply_chat_template(
+                task.messages(row, answers), tokenize=False, add_generation_prompt=True
+            )
+            for row, answers in chats
+        ]
+        # In one go: the tokenizer then uses all cores.
+        tokenized = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [
+            Prompt(list(tokens), shortened=False)
+            if len(tokens) <= room
+            else Prompt(without_middle(list(tokens), room), shortened=True)
+            for tokens in tokenized
+        ]
 
 
 def _turns(benchmark: str) -> range:
