@@ -47,6 +47,7 @@ class Checkpoints:
         self.writing_s = 0.0
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._begun: Future[float] | None = None
+        self._host: dict[str, torch.Tensor] = {}  # kept: new memory is many times slower to fill
 
     def save(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Begin to write one, of the values of this moment; what is asked before that is waited for.
@@ -55,13 +56,18 @@ class Checkpoints:
         Later ones are a longer training's, and stay. So do all branches. Raises as ``settle`` does.
         """
         self.settle()
-        self._begun = self._writer.submit(self._write, _copied(tensors), dict(facts))
+        self._begun = self._writer.submit(self._write, self._copied(tensors), dict(facts))
 
     def settle(self, wait: bool = True) -> None:
         """Return when everything is on the disk; not wait: at once. Raises OSError for what is not."""
         if self._begun is not None and (wait or self._begun.done()):
             begun, self._begun = self._begun, None
             self.writing_s = begun.result()
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written."""
+        return self._begun is not None and not self._begun.done()
 
     def close(self) -> None:
         """End the thread when it has written what was begun."""
@@ -78,6 +84,37 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
         os.utime(self.folder.parent)  # in use: a cache that makes room leaves it alone
         return time.monotonic() - began
+
+    def _copied(self, tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
+        """What returns copies on the CPU, in the thread that writes, of the values that the tensors have now.
+
+        Where a GPU has room for it the values are copied there first, which takes no time; else to the host.
+        """
+        size = sum(value.nbytes for value in tensors.values() if value.is_cuda)
+        if not size or torch.cuda.mem_get_info()[0] < 2 * size:
+            self._bring(tensors)
+            return lambda: self._host
+        clones = {name: value.detach().clone() for name, value in tensors.items()}
+        made = torch.cuda.Event()
+        made.record()
+
+        def brought() -> dict[str, torch.Tensor]:
+            # On a stream of its own: the training's kernels are not waited for, nor do they wait.
+            aside = torch.cuda.Stream()
+            aside.wait_event(made)
+            with torch.cuda.stream(aside):
+                self._bring(clones)
+            clones.clear()
+            return self._host
+
+        return brought
+
+    def _bring(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy values to the host."""
+        for name, value in tensors.items():
+            if name not in self._host:
+                self._host[name] = torch.empty_like(value, device="cpu")
+            self._host[name].copy_(value.detach())
 
     def newest(self, planned: Schedule) -> Iterator[Saved]:
         """The checkpoints a training of that plan can go on from, the farthest first; damaged ones never."""
@@ -104,27 +141,3 @@ class Checkpoints:
             if name := _NAME.fullmatch(path.name):
                 found.append(_Found(int(name[3]), name[1], int(name[2]) if name[2] else None, path))
         return sorted(found, key=lambda one: one.step)
-
-
-def _copied(tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
-    """What makes copies on the CPU, to be called by another thread, of the values that the tensors have now.
-
-    Where a GPU has room for it the values are copied there first, which takes no time; else to the host now.
-    """
-    on_gpu = [value for value in tensors.values() if value.is_cuda]
-    size = sum(value.nbytes for value in on_gpu)
-    if not on_gpu or torch.cuda.mem_get_info()[0] < 2 * size:
-        copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-        return lambda: copies
-    clones = {name: value.detach().clone() for name, value in tensors.items()}
-    made = torch.cuda.Event()
-    made.record()
-
-    def brought() -> dict[str, torch.Tensor]:
-        # On a stream of its own: the training's kernels are not waited for, nor do they wait.
-        aside = torch.cuda.Stream()
-        aside.wait_event(made)
-        with torch.cuda.stream(aside):
-            return {name: clones.pop(name).cpu() for name in list(clones)}
-
-    return brought

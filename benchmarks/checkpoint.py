@@ -1,0 +1,117 @@
+"""How long a training waits for a checkpoint: written by a thread while it goes on, or before it goes on.
+
+Example: ``python benchmarks/checkpoint.py --gib 2`` (``--device cuda --gib 16`` is what the 1.2B shape keeps)
+
+Steps that multiply matrices stand for the training's. In turn, a checkpoint of so many GiB is asked for: of
+``squeeze.training.trunk.Checkpoints``, as a training does it, and of ``squeeze.training.checkpoint.write`` in
+the training's own thread, as it was done before. The last line on stdout is JSON, for each way: blocked_s
+(until the next step may begin), written_s (until it is on the disk), lost_s (the time until it is on the
+disk, less what the steps made meanwhile take undisturbed), of each repeat; and step_ms undisturbed. The
+first repeat fills new memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch  # noqa: TID253  it is what is measured
+
+from squeeze.training import checkpoint
+from squeeze.training.trunk import Checkpoints
+
+FACTS = {"kind": "branch", "planned": 1, "step": 0}
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gib", type=float, default=2.0)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to write (default: a new one under the system's)")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=options.folder))
+    try:
+        print(json.dumps(measured(folder, options.gib, options.device, options.repeats)))
+    finally:
+        shutil.rmtree(folder)
+
+
+def measured(folder: Path, gib: float, device: str, repeats: int) -> dict[str, object]:
+    """The figures; see the module's docstring."""
+    count = max(1, round(gib * 8))
+    tensors = {f"t{place}": torch.randn(1 << 25, device=device) for place in range(count)}  # 128 MiB each
+    step = stepper(device)
+    alone = median(timed(step) for _ in range(20))
+    kept = Checkpoints(folder)
+    found: dict[str, list[dict[str, float]]] = {"a thread of its own": [], "the training's thread": []}
+    for _ in range(repeats):
+        for way, runs in found.items():
+            began = time.perf_counter()
+            if way == "a thread of its own":
+                kept.save(tensors, FACTS)
+            else:
+                checkpoint.write(folder / "before", tensors, FACTS)
+            blocked = time.perf_counter() - began
+            steps = 0
+            while kept.busy:
+                step()
+                steps += 1
+            written = time.perf_counter() - began
+            runs.append(
+                {
+                    "blocked_s": round(blocked, 3),
+                    "written_s": round(written, 3),
+                    "lost_s": round(written - steps * alone, 3),
+                }
+            )
+    kept.close()
+    return {
+        **found,
+        "ratio_of_lost": round(
+            median(one["lost_s"] for one in found["a thread of its own"])
+            / median(one["lost_s"] for one in found["the training's thread"]),
+            3,
+        ),
+        "step_ms": round(1000 * alone, 2),
+        "gib": count / 8,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+    }
+
+
+def stepper(device: str) -> Callable[[], None]:
+    """A step that keeps the device busy: on a CPU one core, so that the thread has another."""
+    size = 8192 if device == "cuda" else 512
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    one = torch.randn(size, size, device=device, dtype=dtype)
+    if device == "cpu":
+        torch.set_num_threads(1)
+
+    def step() -> None:
+        for _ in range(20):
+            torch.mm(one, one)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def timed(step: Callable[[], None]) -> float:
+    """Seconds of a step."""
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
