@@ -6,8 +6,9 @@ Steps that multiply matrices stand for the training's. In turn, a checkpoint of 
 ``squeeze.training.trunk.Checkpoints``, as a training does it, and of ``squeeze.training.checkpoint.write`` in
 the training's own thread, as it was done before. The last line on stdout is JSON, for each way: blocked_s
 (until the next step may begin), written_s (until it is on the disk), lost_s (the time until it is on the
-disk, less what the steps made meanwhile take undisturbed), of each repeat; and step_ms undisturbed. The
-first repeat fills new memory.
+disk, less what the steps made meanwhile take undisturbed), of each repeat, the first of which fills new
+memory; ratio_of_lost (of the medians); step_ms (undisturbed), gib, device and torch. Every checkpoint of the
+thread is read back and must have the values that were asked for, which the steps change meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +26,10 @@ import torch  # noqa: TID253  it is what is measured
 
 from squeeze.training import checkpoint
 from squeeze.training.trunk import Checkpoints
+
+ASIDE = "a thread of its own"
+ENDS = (slice(1024), slice(-1024, None))
+"""What the steps change of each tensor."""
 
 FACTS = {"kind": "branch", "planned": 1, "step": 0}
 
@@ -50,35 +55,44 @@ def measured(folder: Path, gib: float, device: str, repeats: int) -> dict[str, o
     """The figures; see the module's docstring."""
     count = max(1, round(gib * 8))
     tensors = {f"t{place}": torch.randn(1 << 25, device=device) for place in range(count)}  # 128 MiB each
-    step = stepper(device)
+    step = stepper(device, [value[place] for value in tensors.values() for place in ENDS])
     alone = median(timed(step) for _ in range(20))
-    kept = Checkpoints(folder)
-    found: dict[str, list[dict[str, float]]] = {"a thread of its own": [], "the training's thread": []}
-    for _ in range(repeats):
-        for way, runs in found.items():
-            began = time.perf_counter()
-            if way == "a thread of its own":
-                kept.save(tensors, FACTS)
-            else:
-                checkpoint.write(folder / "before", tensors, FACTS)
-            blocked = time.perf_counter() - began
-            steps = 0
-            while kept.busy:
-                step()
-                steps += 1
-            written = time.perf_counter() - began
-            runs.append(
-                {
-                    "blocked_s": round(blocked, 3),
-                    "written_s": round(written, 3),
-                    "lost_s": round(written - steps * alone, 3),
-                }
-            )
+    kept = Checkpoints(folder, aside=True)
+    found: dict[str, list[dict[str, float]]] = {ASIDE: [], "the training's thread": []}
+    for number in range(2 * repeats):
+        way = list(found)[number % 2]
+        asked = {name: [value[place].tolist() for place in ENDS] for name, value in tensors.items()}
+        began = time.perf_counter()
+        if way == ASIDE:
+            kept.save(tensors, FACTS)
+        else:
+            checkpoint.write(folder / "before", tensors, FACTS)
+        blocked = time.perf_counter() - began
+        steps = 0
+        while kept.busy:
+            step()
+            steps += 1
+        written = time.perf_counter() - began
+        kept.settle()
+        if way == ASIDE:
+            saved = checkpoint.read(next(folder.glob("branch-*")))
+            told = saved and {
+                name: [value[place].tolist() for place in ENDS] for name, value in saved.tensors.items()
+            }
+            if told != asked:
+                raise SystemExit("the checkpoint does not have the values that were asked for")
+        found[way].append(
+            {
+                "blocked_s": round(blocked, 3),
+                "written_s": round(written, 3),
+                "lost_s": round(written - steps * alone, 3),
+            }
+        )
     kept.close()
     return {
         **found,
         "ratio_of_lost": round(
-            median(one["lost_s"] for one in found["a thread of its own"])
+            median(one["lost_s"] for one in found[ASIDE])
             / median(one["lost_s"] for one in found["the training's thread"]),
             3,
         ),
@@ -89,8 +103,11 @@ def measured(folder: Path, gib: float, device: str, repeats: int) -> dict[str, o
     }
 
 
-def stepper(device: str) -> Callable[[], None]:
-    """A step that keeps the device busy: on a CPU one core, so that the thread has another."""
+def stepper(device: str, changed: Sequence[torch.Tensor]) -> Callable[[], None]:
+    """A step that keeps the device busy: on a CPU one core, so that the thread has another.
+
+    changed: what it adds 1 to.
+    """
     size = 8192 if device == "cuda" else 512
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     one = torch.randn(size, size, device=device, dtype=dtype)
@@ -100,6 +117,8 @@ def stepper(device: str) -> Callable[[], None]:
     def step() -> None:
         for _ in range(20):
             torch.mm(one, one)
+        for value in changed:
+            value += 1
         if device == "cuda":
             torch.cuda.synchronize()
 

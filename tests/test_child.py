@@ -360,6 +360,16 @@ def test_a_child_has_only_those_secrets_of_the_environment_that_it_was_given(
     assert "value-of-" not in shown + also_shown
 
 
+def test_a_child_tokenizes_on_all_cores_unless_its_caller_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    server.stop()
+    with start(tmp_path) as one:
+        found, _ = one.call("environment", deadline_s=20)
+    assert "TOKENIZERS_PARALLELISM" not in found
+
+
 def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
     with start(tmp_path) as one:
         one.call("pid", deadline_s=20)

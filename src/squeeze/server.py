@@ -41,7 +41,6 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_COLOR": "0",
-    "TOKENIZERS_PARALLELISM": "false",
     # Idle threads sleep soon: two engines may share the cores, one of them idle. Not at once: to wake one
     # takes a virtual machine up to 80 µs, and a small model's layer has a dozen occasions.
     "OMP_WAIT_POLICY": "PASSIVE",

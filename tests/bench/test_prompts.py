@@ -63,7 +63,7 @@ def test_prompts_are_those_of_the_chat_template_and_each_is_rendered_once(tokeni
     rows = list(enumerate(load_rows("kmmlu_redux", str(DATA_DIR), 6)))
     task = tasks.load("kmmlu_redux")
     prompts = Prompts(tokenizer, 2048, 64)
-    some = prompts("kmmlu_redux", rows[1:4], [(), ("서울",), ()])
+    some = prompts("kmmlu_redux", rows[1:4], [(), (), ()])
     every = prompts("kmmlu_redux", rows, [()] * 6)
     wanted = [
         tokenizer.apply_chat_template(
@@ -73,8 +73,19 @@ def test_prompts_are_those_of_the_chat_template_and_each_is_rendered_once(tokeni
     ]
     assert [one.tokens for one in every] == wanted
     assert every[1] is some[0] and every[3] is some[2]
-    assert some[1] is not every[2]  # another answer was given before
     assert prompts("kmmlu_redux", [], []) == []
+
+
+def test_second_turns_have_the_answers_to_the_first_ones(tokenizer: Any) -> None:
+    rows = list(enumerate(load_rows("komt_bench", str(DATA_DIR), 3)))
+    answers = [("하나",), ("둘",), ("셋 넷 다섯",)]
+    found = Prompts(tokenizer, 2048, 64)("komt_bench", rows, answers)
+    for (_, row), said, prompt in zip(rows, answers, found, strict=True):
+        messages = tasks.load("komt_bench").messages(row, said)
+        assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert prompt.tokens == tokenizer.encode(text, add_special_tokens=False)
+        assert said[0] in tokenizer.decode(prompt.tokens)
 
 
 @settings(deadline=None)

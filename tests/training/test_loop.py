@@ -17,11 +17,12 @@ import torch
 
 from squeeze.config import Calibration, Training
 from squeeze.errors import CandidateError
-from squeeze.training import loop, models, packed
+from squeeze.training import checkpoint, loop, models, packed
 from squeeze.training.learner import Learner
 from squeeze.training.schedule import Schedule, cut_short, plan, stalled
 from squeeze.training.teacher import Live
 from squeeze.training.text import Text, prepare
+from squeeze.training.trunk import Checkpoints
 
 PART = Training(
     text=Calibration(samples=96, length=128),
@@ -81,18 +82,33 @@ def steps_done(state: Path) -> int:
     return max((int(path.name.rsplit("-", 1)[1]) for path in checkpoints(state)), default=0)
 
 
-def _child(tiny: Path, talk: Path, state: Path) -> None:
+class Aside(Checkpoints):
+    """As a training on a GPU has them."""
+
+    def __init__(self, folder: Path, aside: bool) -> None:
+        super().__init__(folder, aside=True)
+
+
+def _child(tiny: Path, talk: Path, state: Path, kind: type[Checkpoints]) -> None:
     loop.CHECKPOINT_S = 0.0
+    loop.Checkpoints = kind  # type: ignore[misc]
     os.environ["OMP_NUM_THREADS"] = "1"
     train(tiny, talk, PART, state)
 
 
+@pytest.mark.parametrize(("kind", "most"), [(Checkpoints, 9), (Aside, 6)])
 def test_a_training_that_is_killed_at_any_step_ends_with_the_weights_of_one_that_was_not(
-    tiny: Path, talk: Path, tmp_path: Path, straight: Any
+    tiny: Path,
+    talk: Path,
+    tmp_path: Path,
+    straight: Any,
+    kind: type[Checkpoints],
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    child = multiprocessing.get_context("spawn").Process(target=_child, args=(tiny, talk, tmp_path))
+    child = multiprocessing.get_context("spawn").Process(target=_child, args=(tiny, talk, tmp_path, kind))
     child.start()
-    wanted = random.randint(1, 9)
+    wanted = random.randint(1, most)
     deadline = time.monotonic() + 120
     while child.is_alive() and time.monotonic() < deadline and steps_done(tmp_path) < wanted:
         time.sleep(0.005)
@@ -101,6 +117,7 @@ def test_a_training_that_is_killed_at_any_step_ends_with_the_weights_of_one_that
     child.join()
     reached = steps_done(tmp_path)
     assert reached >= wanted
+    monkeypatch.setattr(loop, "Checkpoints", kind)
     notes, weights = train(tiny, talk, PART, tmp_path)
     assert notes["resumed_from"] == reached
     assert same(weights, straight[1])
@@ -186,6 +203,26 @@ def test_a_loss_that_is_no_number_ends_the_candidate_as_diverged(tiny: Path, tal
     with pytest.raises(CandidateError, match="nan") as caught:
         loop.fit(Learner(student.model, student.parameters), PART, text, stage="finetune", key="x")
     assert (caught.value.kind, caught.value.stage) == ("diverged", "finetune")
+
+
+def test_a_checkpoint_that_is_being_written_is_finished_before_the_lock_is_free(
+    tiny: Path, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[str] = []
+    write = checkpoint.write
+
+    def slow(folder: Path, *values: Any) -> None:
+        time.sleep(0.5)
+        write(folder, *values)
+        writes.append(folder.name)
+
+    monkeypatch.setattr(checkpoint, "write", slow)
+    monkeypatch.setattr(loop, "Checkpoints", Aside)
+    steep = part(steps=40, learning_rate=0.9, warmup=0, validate_every=2)
+    with pytest.raises(CandidateError, match="must not diverge"):
+        train(tiny, talk, steep, tmp_path)
+    assert writes and not list(tmp_path.glob("*/.*partial*"))
+    assert [path.name for path in checkpoints(tmp_path)] == writes[-2:]
 
 
 def test_gradients_do_not_depend_on_how_many_cores_there_are(

@@ -34,31 +34,44 @@ class Held:
         self._write(folder, tensors, facts)
 
 
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    found = Held()
+    monkeypatch.setattr(checkpoint, "write", found)
+    return found
+
+
 def test_a_checkpoint_has_the_values_of_its_step_though_training_goes_on_while_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, held: Held
 ) -> None:
-    held = Held()
-    monkeypatch.setattr(checkpoint, "write", held)
-    kept = Checkpoints(tmp_path)
+    kept = Checkpoints(tmp_path, aside=True)
     value = torch.ones(4)
-    kept.save({"parameter:w": value}, facts(3))
-    assert held.begun.wait(30)
-    assert not list(tmp_path.iterdir())  # nothing is written yet, and the training has the word again
-    value += 1
-    kept.settle(wait=False)
-    held.go.set()
-    kept.settle()
-    assert kept.writing_s > 0
-    saved = next(kept.newest(Schedule(9, 7)))
-    assert saved.facts["step"] == 3
-    assert torch.equal(saved.tensors["parameter:w"], torch.ones(4))
+    for step in (3, 5):  # the second in the first one's memory
+        held.go.clear()
+        held.begun.clear()
+        kept.save({"parameter:w": value}, facts(step))
+        assert held.begun.wait(30) and kept.busy
+        value += 1  # nothing is written yet, and the training has gone on
+        held.go.set()
+        kept.settle()
+        assert kept.writing_s > 0 and not kept.busy
+    found = {saved.facts["step"]: saved.tensors["parameter:w"] for saved in kept.newest(Schedule(9, 7))}
+    assert {step: tensor.tolist() for step, tensor in found.items()} == {5: [2.0] * 4, 3: [1.0] * 4}
     kept.close()
 
 
-def test_one_is_written_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held()
-    monkeypatch.setattr(checkpoint, "write", held)
-    kept = Checkpoints(tmp_path)
+def test_memory_is_used_again_only_for_tensors_that_are_alike(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, aside=True)
+    kept.save({"w": torch.ones(4), "gone": torch.ones(1)}, facts(1))
+    kept.save({"w": torch.arange(2, dtype=torch.int32)}, facts(2))
+    kept.close()
+    saved = next(kept.newest(Schedule(9, 7)))
+    assert saved.tensors.keys() == {"w"} and saved.tensors["w"].dtype == torch.int32
+    assert saved.tensors["w"].tolist() == [0, 1]
+
+
+def test_one_is_written_at_a_time(tmp_path: Path, held: Held) -> None:
+    kept = Checkpoints(tmp_path, aside=True)
     kept.save({"w": torch.ones(1)}, facts(1))
     second = threading.Thread(target=kept.save, args=({"w": torch.ones(1)}, facts(2)))
     second.start()
@@ -70,16 +83,20 @@ def test_one_is_written_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trunk-00000001", "trunk-00000002"]
 
 
-def test_what_could_not_be_written_is_told_at_the_next_step_and_at_the_end(
+def test_what_could_not_be_written_is_told_unless_the_training_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write", full)
-    kept = Checkpoints(tmp_path)
-    for told in (kept.settle, lambda: kept.save({}, facts(2)), lambda: kept.forget_decay(9)):
+    kept = Checkpoints(tmp_path, aside=True)
+    for told in (kept.settle, lambda: kept.save({}, facts(2))):
         kept.save({"w": torch.ones(1)}, facts(1))
         with pytest.raises(OSError, match="No space left"):
             told()
+    kept.save({"w": torch.ones(1)}, facts(8, "decay"))
+    kept.forget_decay(9)
     kept.close()
+    with pytest.raises(OSError, match="No space left"):
+        Checkpoints(tmp_path).save({"w": torch.ones(1)}, facts(1))

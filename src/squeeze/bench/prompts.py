@@ -10,6 +10,9 @@ from squeeze.bench import tasks
 from squeeze.config import digest
 from squeeze.data.sets import Row
 
+_AT_ONCE = 256
+"""Chats that are tokenized in one go, by all cores; each takes some hundred bytes a token meanwhile."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -70,8 +73,6 @@ class Prompts:
         )
 
     def _render(self, benchmark: str, chats: Sequence[tuple[Row, tuple[str, ...]]]) -> list[Prompt]:
-        if not chats:
-            return []
         task, room = tasks.load(benchmark), self.room(benchmark)
         texts = [
             self._tokenizer.apply_chat_template(
@@ -79,8 +80,13 @@ class Prompts:
             )
             for row, answers in chats
         ]
-        # In one go: the tokenizer then uses all cores.
-        tokenized = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        tokenized = [
+            tokens
+            for start in range(0, len(texts), _AT_ONCE)
+            for tokens in self._tokenizer(
+                texts[start : start + _AT_ONCE], add_special_tokens=False, return_attention_mask=False
+            )["input_ids"]
+        ]
         return [
             Prompt(list(tokens), shortened=False)
             if len(tokens) <= room

@@ -67,15 +67,8 @@ def halved(arguments: EngineArguments, memory_bytes: int, weights_bytes: int) ->
     return arguments.model_copy(update={"gpu_memory_utilization": half, "kv_cache_memory_bytes": cache})
 
 
-class Beside:
-    """The baseline has an engine beside the candidate's, started and ended with it, and is timed in turn.
-
-    For targets where two engines fit: a CPU, a GPU of 45 GiB or more. Both engines are of the same age: one
-    that stayed up over twenty candidates was seen to become a tenth slower, which made every later candidate
-    look a tenth faster.
-    """
-
-    in_turn = True
+class _Serving:
+    """The baseline in an engine, started when it is asked for."""
 
     def __init__(self, base: Path, workload: Workload, log: Path, deadlines: Deadlines | None = None) -> None:
         self._deadlines = deadlines or Deadlines()
@@ -84,14 +77,6 @@ class Beside:
         self._log = log
         self._served: Served | None = None
         self._for_candidate = False
-
-    def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
-        """Start the engine if it does not run, without waiting: the candidate's starts beside it."""
-        self._for_candidate = True
-        try:
-            self._running()
-        except CandidateError as error:
-            raise _beside(error) from error
 
     def _running(self) -> Served:
         if self._served is None or not self._served.alive:
@@ -107,9 +92,34 @@ class Beside:
             raise (_beside(error) if self._for_candidate else _alone(error, self._base)) from error
 
     def end(self) -> None:
-        """It ends with the candidate's."""
+        """The engine ends: with the candidate's, or to make room for it."""
         self._for_candidate = False
         self.close()
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._served is not None:
+            self._served.close()
+            self._served = None
+
+
+class Beside(_Serving):
+    """The baseline has an engine beside the candidate's, started and ended with it, and is timed in turn.
+
+    For targets where two engines fit: a CPU, a GPU of 45 GiB or more. Both engines are of the same age: one
+    that stayed up over twenty candidates was seen to become a tenth slower, which made every later candidate
+    look a tenth faster.
+    """
+
+    in_turn = True
+
+    def begin(self, lengths: Mapping[str, int], tell: Tell) -> None:
+        """Start the engine if it does not run, without waiting: the candidate's starts beside it."""
+        try:
+            self._running()
+        except CandidateError as error:
+            raise _beside(error) from error
+        self._for_candidate = True
 
     def time(self, part: Slice, repeat: int, mine: Asked, first: bool) -> Timing:
         """Time the baseline, turn by turn with the candidate. If it dies it is started again, once, and timed
@@ -131,14 +141,8 @@ class Beside:
         except CandidateError as error:
             raise _beside(error) from error
 
-    def close(self) -> None:
-        """End the engine."""
-        if self._served is not None:
-            self._served.close()
-            self._served = None
 
-
-class Bracketed:
+class Bracketed(_Serving):
     """The baseline is timed in a process of its own before a candidate's, again after every few of them.
 
     For targets where two engines do not fit: a small GPU. It has as many passes as a candidate, so repeats
@@ -151,12 +155,8 @@ class Bracketed:
     def __init__(
         self, base: Path, workload: Workload, log: Path, deadlines: Deadlines | None = None, every: int = 4
     ) -> None:
-        self._deadlines = deadlines or Deadlines()
-        self._base = base
-        self._workload = workload
-        self._log = log
+        super().__init__(base, workload, log, deadlines)
         self._every = every
-        self._served: Served | None = None
         self._times: dict[tuple[Slice, int], Timing] = {}
         self._uses = 0
 
@@ -181,32 +181,9 @@ class Bracketed:
             self.end()
         self._times, self._uses = times, 1
 
-    def _running(self) -> Served:
-        if self._served is None:
-            self._served = Served(self._base, self._workload, self._log, "baseline", self._deadlines)
-        return self._served
-
-    def serve(self, tell: Tell) -> Served:
-        """The baseline in an engine of its own, until ``end``."""
-        try:
-            return self._running().wait(tell)
-        except CandidateError as error:
-            self.close()
-            raise _alone(error, self._base) from error
-
-    def end(self) -> None:
-        """The engine makes room."""
-        self.close()
-
     def time(self, part: Slice, repeat: int, mine: Asked, first: bool) -> Timing:
         """The time taken before the candidate's."""
         return self._times[part, repeat]
-
-    def close(self) -> None:
-        """End the engine."""
-        if self._served is not None:
-            self._served.close()
-            self._served = None
 
 
 def _alone(error: CandidateError, base: Path) -> SetupError:

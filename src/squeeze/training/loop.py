@@ -87,8 +87,8 @@ def fit(
     whole = digest([stage, key, kept, text.train.key, text.validation.key, optimizer.name])
     folder = state / whole if state else None
     with _alone(folder):
-        run = _Run(learner, part, text, stage, tell, optimizer, Checkpoints(folder) if folder else None)
-        return run.run()
+        checkpoints = Checkpoints(folder, aside=learner.device != "cpu") if folder else None
+        return _Run(learner, part, text, stage, tell, optimizer, checkpoints).run()
 
 
 _MAY_DIFFER = ("epochs", "steps", "decay", "text", "gradient_checkpointing", "compile")
@@ -229,9 +229,9 @@ class _Run:
         return None
 
     def _save(self, kind: str, force: bool = False) -> None:
-        if self.checkpoints is None:
+        if self.checkpoints is None or (self.checkpoints.busy and not force):
             return
-        self.checkpoints.settle(wait=False)
+        self.checkpoints.settle()
         # What takes long to copy or to write is written less often, once an hour at the least.
         slow = max(20 * self.copying, 3 * self.checkpoints.writing_s)
         apart = max(CHECKPOINT_S, min(slow, 30 * CHECKPOINT_S))

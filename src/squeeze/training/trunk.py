@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -36,85 +37,94 @@ class Checkpoints:
     """A folder of checkpoints. Only one process may use it at a time.
 
     ``trunk-STEP`` are on the way, ``branch-STEP`` where a training left the trunk: any training goes on from
-    those. ``decay-ofN-STEP`` belong to the training that was planned to take N steps.
+    those. ``decay-ofN-STEP`` belong to the training that was planned to take N steps. The time of the folder
+    around this one tells a cache that it is in use.
 
-    A thread writes them, one at a time, while the training goes on with a GPU that would otherwise wait for
-    the disk. writing_s: what the last one took.
+    aside: a thread writes them, one at a time, while the training goes on with a GPU that would otherwise
+    wait for the disk; from a copy, whose memory on the host is kept for the next one. writing_s: what the
+    last one took.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, aside: bool = False) -> None:
         self.folder = folder
         self.writing_s = 0.0
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writer = ThreadPoolExecutor(1, "checkpoint") if aside else None
         self._begun: Future[float] | None = None
         self._host: dict[str, torch.Tensor] = {}  # kept: new memory is many times slower to fill
 
     def save(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Begin to write one, of the values of this moment; what is asked before that is waited for.
+        """Write one of the values of this moment, or begin to; what was begun before is waited for.
 
         When it is written, what it makes superfluous is deleted: all but the newest two of its kind so far.
-        Later ones are a longer training's, and stay. So do all branches. Raises as ``settle`` does.
+        Later ones are a longer training's, and stay. So do all branches. Raises what the write before raised.
         """
         self.settle()
-        self._begun = self._writer.submit(self._write, self._copied(tensors), dict(facts))
-
-    def settle(self, wait: bool = True) -> None:
-        """Return when everything is on the disk; not wait: at once. Raises OSError for what is not."""
-        if self._begun is not None and (wait or self._begun.done()):
-            begun, self._begun = self._begun, None
-            self.writing_s = begun.result()
+        if self._writer is None:
+            self.writing_s = self._write(lambda: tensors, facts)
+        else:
+            self._begun = self._writer.submit(self._write, self._copied(tensors), dict(facts))
 
     @property
     def busy(self) -> bool:
         """Whether one is being written."""
         return self._begun is not None and not self._begun.done()
 
+    def settle(self) -> None:
+        """Wait until what was begun is on the disk. Raises what its write raised, once."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            self.writing_s = begun.result()
+
     def close(self) -> None:
         """End the thread when it has written what was begun."""
-        self._writer.shutdown()
+        if self._writer is not None:
+            self._writer.shutdown()
+            torch.cuda.empty_cache()  # of copies: what comes next looks how much is free
 
-    def _write(self, copies: Callable[[], dict[str, torch.Tensor]], facts: Mapping[str, Any]) -> float:
+    def _write(self, values: Callable[[], Mapping[str, torch.Tensor]], facts: Mapping[str, Any]) -> float:
         began = time.monotonic()
         of = f"of{facts['planned']:08d}-" if facts["kind"] == "decay" else ""
-        checkpoint.write(self.folder / f"{facts['kind']}-{of}{facts['step']:08d}", copies(), facts)
+        checkpoint.write(self.folder / f"{facts['kind']}-{of}{facts['step']:08d}", values(), facts)
         past = [one for one in self._all() if one.step <= facts["step"]]
         trunk = [one.path for one in past if one.kind == "trunk"]
         decay = [one.path for one in past if one.kind == "decay" and one.planned == facts["planned"]]
         for path in (*trunk[:-_KEPT], *decay[:-_KEPT]):
             shutil.rmtree(path, ignore_errors=True)
-        os.utime(self.folder.parent)  # in use: a cache that makes room leaves it alone
+        os.utime(self.folder.parent)
         return time.monotonic() - began
 
-    def _copied(self, tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
-        """What returns copies on the CPU, in the thread that writes, of the values that the tensors have now.
+    def _copied(self, tensors: Mapping[str, torch.Tensor]) -> Callable[[], Mapping[str, torch.Tensor]]:
+        """What returns copies on the host, in the thread that writes, of the values of this moment.
 
-        Where a GPU has room for it the values are copied there first, which takes no time; else to the host.
+        Where the GPU has room for it they are copied there first, which takes no time; else to the host now.
         """
-        size = sum(value.nbytes for value in tensors.values() if value.is_cuda)
-        if not size or torch.cuda.mem_get_info()[0] < 2 * size:
-            self._bring(tensors)
-            return lambda: self._host
-        clones = {name: value.detach().clone() for name, value in tensors.items()}
+        clones = _clones(tensors)
+        if not clones:
+            copies = self._bring(tensors)
+            return lambda: copies
         made = torch.cuda.Event()
         made.record()
 
-        def brought() -> dict[str, torch.Tensor]:
+        def brought() -> Mapping[str, torch.Tensor]:
             # On a stream of its own: the training's kernels are not waited for, nor do they wait.
             aside = torch.cuda.Stream()
             aside.wait_event(made)
             with torch.cuda.stream(aside):
-                self._bring(clones)
+                copies = self._bring(clones)
             clones.clear()
-            return self._host
+            return copies
 
         return brought
 
-    def _bring(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy values to the host."""
+    def _bring(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Copies on the host."""
+        before, self._host = self._host, {}
         for name, value in tensors.items():
-            if name not in self._host:
-                self._host[name] = torch.empty_like(value, device="cpu")
-            self._host[name].copy_(value.detach())
+            host = before.get(name)
+            if host is None or host.shape != value.shape or host.dtype != value.dtype:
+                host = torch.empty_like(value, device="cpu")
+            self._host[name] = host.copy_(value.detach())
+        return self._host
 
     def newest(self, planned: Schedule) -> Iterator[Saved]:
         """The checkpoints a training of that plan can go on from, the farthest first; damaged ones never."""
@@ -128,8 +138,12 @@ class Checkpoints:
                 yield saved
 
     def forget_decay(self, planned: int) -> None:
-        """Delete the checkpoints of a decay that has come to its end. Raises as ``settle`` does."""
-        self.settle()
+        """Delete the checkpoints of a decay that has come to its end, as soon as none is being written.
+
+        The training is over: that its last checkpoint could not be written does no harm any more.
+        """
+        with contextlib.suppress(Exception):
+            self.settle()
         for one in self._all():
             if one.kind == "decay" and one.planned == planned:
                 shutil.rmtree(one.path, ignore_errors=True)
@@ -141,3 +155,14 @@ class Checkpoints:
             if name := _NAME.fullmatch(path.name):
                 found.append(_Found(int(name[3]), name[1], int(name[2]) if name[2] else None, path))
         return sorted(found, key=lambda one: one.step)
+
+
+def _clones(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies where the tensors are, if some are on a GPU that has room for them; else none."""
+    size = sum(value.nbytes for value in tensors.values() if value.is_cuda)
+    if not size or torch.cuda.mem_get_info()[0] < 2 * size:
+        return {}
+    try:
+        return {name: value.detach().clone() for name, value in tensors.items()}
+    except torch.OutOfMemoryError:  # this process may be allowed less than the GPU has
+        return {}
