@@ -2,13 +2,13 @@
 
 Example: ``python benchmarks/checkpoint.py --gib 2`` (``--device cuda --gib 16`` is what the 1.2B shape keeps)
 
-Steps that multiply matrices stand for the training's. In turn, a checkpoint of so many GiB is asked for: of
-``squeeze.training.trunk.Checkpoints``, as a training does it, and of ``squeeze.training.checkpoint.write`` in
-the training's own thread, as it was done before. The last line on stdout is JSON, for each way: blocked_s
+Steps that multiply matrices stand for the training's. In turn, a checkpoint of so many GiB is asked for of
+``squeeze.training.trunk.Checkpoints``: aside, as a training on a GPU does it, and in the training's own
+thread, as one on a CPU does. The last line on stdout is JSON, for each way: blocked_s
 (until the next step may begin), written_s (until it is on the disk), lost_s (the time until it is on the
 disk, less what the steps made meanwhile take undisturbed), of each repeat, the first of which fills new
-memory; ratio_of_lost (of the medians); step_ms (undisturbed), gib, device and torch. Every checkpoint of the
-thread is read back and must have the values that were asked for, which the steps change meanwhile.
+memory; ratio_of_lost (of the medians); step_ms (undisturbed), gib, device and torch. Every checkpoint is
+read back and must have the values that were asked for, which the steps change meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +27,7 @@ import torch  # noqa: TID253  it is what is measured
 from squeeze.training import checkpoint
 from squeeze.training.trunk import Checkpoints
 
-ASIDE = "a thread of its own"
+ASIDE, BEFORE = "a thread of its own", "the training's thread"
 ENDS = (slice(1024), slice(-1024, None))
 """What the steps change of each tensor."""
 
@@ -57,16 +57,15 @@ def measured(folder: Path, gib: float, device: str, repeats: int) -> dict[str, o
     tensors = {f"t{place}": torch.randn(1 << 25, device=device) for place in range(count)}  # 128 MiB each
     step = stepper(device, [value[place] for value in tensors.values() for place in ENDS])
     alone = median(timed(step) for _ in range(20))
-    kept = Checkpoints(folder, aside=True)
-    found: dict[str, list[dict[str, float]]] = {ASIDE: [], "the training's thread": []}
-    for number in range(2 * repeats):
-        way = list(found)[number % 2]
-        asked = {name: [value[place].tolist() for place in ENDS] for name, value in tensors.items()}
+    ways = {
+        ASIDE: Checkpoints(folder / "aside", aside=True),
+        BEFORE: Checkpoints(folder / "before"),
+    }
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for way, kept in list(ways.items()) * repeats:
+        asked = ends(tensors)
         began = time.perf_counter()
-        if way == ASIDE:
-            kept.save(tensors, FACTS)
-        else:
-            checkpoint.write(folder / "before", tensors, FACTS)
+        kept.save(tensors, FACTS)
         blocked = time.perf_counter() - began
         steps = 0
         while kept.busy:
@@ -74,13 +73,9 @@ def measured(folder: Path, gib: float, device: str, repeats: int) -> dict[str, o
             steps += 1
         written = time.perf_counter() - began
         kept.settle()
-        if way == ASIDE:
-            saved = checkpoint.read(next(folder.glob("branch-*")))
-            told = saved and {
-                name: [value[place].tolist() for place in ENDS] for name, value in saved.tensors.items()
-            }
-            if told != asked:
-                raise SystemExit("the checkpoint does not have the values that were asked for")
+        saved = checkpoint.read(next(kept.folder.glob("branch-*")))
+        if saved is None or ends(saved.tensors) != asked:
+            raise SystemExit("the checkpoint does not have the values that were asked for")
         found[way].append(
             {
                 "blocked_s": round(blocked, 3),
@@ -88,19 +83,22 @@ def measured(folder: Path, gib: float, device: str, repeats: int) -> dict[str, o
                 "lost_s": round(written - steps * alone, 3),
             }
         )
-    kept.close()
+    for kept in ways.values():
+        kept.close()
+    lost = {way: median(one["lost_s"] for one in runs) for way, runs in found.items()}
     return {
         **found,
-        "ratio_of_lost": round(
-            median(one["lost_s"] for one in found[ASIDE])
-            / median(one["lost_s"] for one in found["the training's thread"]),
-            3,
-        ),
+        "ratio_of_lost": round(lost[ASIDE] / lost[BEFORE], 3),
         "step_ms": round(1000 * alone, 2),
         "gib": count / 8,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "torch": torch.__version__,
     }
+
+
+def ends(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[list[float]]]:
+    """The values of each tensor that the steps change."""
+    return {name: [value[place].tolist() for place in ENDS] for name, value in tensors.items()}
 
 
 def stepper(device: str, changed: Sequence[torch.Tensor]) -> Callable[[], None]:

@@ -115,8 +115,9 @@ def make_questions(folder: Path, short: int = 256, long: int = 32, chats: int = 
     ]
     for name, rows in ((SHORT, asked), (LONG, read)):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-    shutil.copyfile(DATA_DIR / "manta.parquet", folder / "manta.parquet")
-    if chats:
+    if not chats:
+        shutil.copyfile(DATA_DIR / "manta.parquet", folder / "manta.parquet")
+    else:
         turns = (("user", 100), ("assistant", 400))
         talks = [
             {"conversations": [{"role": role, "content": text(tokens)} for role, tokens in turns]}
