@@ -123,6 +123,8 @@ class Checkpoints:
             host = before.get(name)
             if host is None or host.shape != value.shape or host.dtype != value.dtype:
                 host = torch.empty_like(value, device="cpu")
+                if value.is_cuda:
+                    host.zero_()  # a copy that waits for new memory to appear stops the training's kernels
             self._host[name] = host.copy_(value.detach())
         return self._host
 
