@@ -1,20 +1,21 @@
 """How long a training waits for a checkpoint: written by a thread while it goes on, or before it goes on.
 
-Example: ``python benchmarks/checkpoint.py --gib 2`` (``--device cuda --gib 16`` is what the 1.2B shape keeps)
+Example: ``python benchmarks/checkpoint.py --gib 2`` (``--device cuda --gib 15`` is what the 1.2B shape keeps)
 
 Steps that multiply matrices stand for the training's. In turn, a checkpoint of so many GiB is asked for of
 ``squeeze.training.trunk.Checkpoints``: aside, as a training on a GPU does it, and in the training's own
-thread, as one on a CPU does. The last line on stdout is JSON, for each way: blocked_s
-(until the next step may begin), written_s (until it is on the disk), lost_s (the time until it is on the
-disk, less what the steps made meanwhile take undisturbed), of each repeat, the first of which fills new
-memory; ratio_of_lost (of the medians); step_ms (undisturbed), gib, device and torch. Every checkpoint is
-read back and must have the values that were asked for, which the steps change meanwhile.
+thread, as one on a CPU does. The last line on stdout is JSON, for each way: blocked_s (until the next step
+may begin), written_s (until it is on the disk), lost_s (the time until it is on the disk, less what the steps
+made meanwhile take undisturbed), of each repeat, the first of which fills new memory; ratio_of_lost (of the
+medians); step_ms (undisturbed), gib, device, torch, cores and date. Every checkpoint is read back and must
+have the values that were asked for, which the steps change meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -93,6 +94,8 @@ def measured(folder: Path, gib: float, device: str, repeats: int) -> dict[str, o
         "gib": count / 8,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "date": time.strftime("%Y-%m-%d"),
     }
 
 

@@ -216,7 +216,7 @@ def overheads(
 
     fill: replay only the trials that are timed; those between are copies, see ``Replayed.fill_to``.
     """
-    found = {}
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="replay-") as folder, contextlib.chdir(folder):
         search = Replayed(table, sampler)
         for count in sorted({*(step for step in STEPS if step < trials), trials}):

@@ -12,12 +12,13 @@ The last line on stdout is JSON, for each kind: us (process -> microseconds per 
 within (standard deviation of a pass, relative, the first left out), between (of a process's median), first
 (the first pass over the others' median), and a_a: protocol -> median and 90th percentile of |SpeedNorm| of
 the model against itself, over all pairs of disjoint groups of the processes measured. A protocol is so many
-processes a side, by the median of their passes, the first dropped or not. clocks and reasons of every
-process are there too. in_turn: SpeedNorm of a copy of the model, measured as a search measures a candidate,
-in fresh processes each time (on a GPU with room for two engines: timed in turn with the unchanged model),
-by the seconds of a turn (``--turns``; ``inf``: whole passes, as wide as the questions of a benchmark);
-deviation: the standard deviation of the ratio's logarithm. ``--of`` measures a candidate of shapes.py
-instead, whose SpeedNorm is not 0: it tells whether turns agree with whole passes.
+processes a side, by the median of their passes, the first dropped or not. clocks and reasons of every process
+are there too. in_turn: SpeedNorm of a copy of the model, measured as a search measures a candidate, in fresh
+processes each time (on a GPU with room for two engines: timed in turn with the unchanged model), by the
+seconds of a turn (``--turns``; ``inf``: whole passes, as wide as the questions of a benchmark, on the same
+one core drawn for both as in turns); deviation: the standard deviation of the ratio's logarithm. ``--of``
+measures a candidate of shapes.py instead, whose SpeedNorm is not 0: it tells whether turns agree with whole
+passes.
 """
 
 from __future__ import annotations
@@ -26,13 +27,12 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from math import log
+from math import ceil, log
 from pathlib import Path
-from statistics import mean, pstdev, stdev
+from statistics import mean, median, pstdev, stdev
 from typing import Any
 
 from parts import (
@@ -40,9 +40,9 @@ from parts import (
     SHORT,
     Book,
     about,
+    linked,
     make_models,
     make_questions,
-    middle,
     mixed,
     say,
     shared_options,
@@ -96,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found["in_turn"][str(turn)] = {
                 "speed_norms": [round(1 - one["ratio"], 5) for one in ratios],
                 "deviation": round(pstdev([log(one["ratio"]) for one in ratios]), 5),
-                "median": round(middle([abs(1 - one["ratio"]) for one in ratios]), 5),
-                "signed_median": round(middle([1 - one["ratio"] for one in ratios]), 5),
+                "median": round(median([abs(1 - one["ratio"]) for one in ratios]), 5),
+                "signed_median": round(median([1 - one["ratio"] for one in ratios]), 5),
                 "errors_told": [one["error"] for one in ratios],
                 "benchmarks": {
                     name: [round(1 - median_ratio(one, name), 5) for one in ratios] for name in (SHORT, LONG)
@@ -120,15 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def other(base: Path, options: argparse.Namespace) -> Path:
     """What is measured beside the model."""
     found: Path = options.work / options.of.replace(" ", "-").replace(",", "")
+    if options.of == COPY:
+        return linked(base, found)
     if not found.exists():
-        if options.of == COPY:
-            shutil.copytree(base, found, copy_function=os.link)
-        else:
-            config = candidates(Decoder.read(base))[options.of]
-            data = str(DATA_DIR if options.quick else options.work / "data")
-            build_in_child(
-                config, base, found, data, log=options.work / "logs" / "build.log", deadline_s=1200
-            )
+        config = candidates(Decoder.read(base))[options.of]
+        data = str(DATA_DIR if options.quick else options.work / "data")
+        build_in_child(config, base, found, data, log=options.work / "logs" / "build.log", deadline_s=1200)
     return found
 
 
@@ -175,12 +172,11 @@ def in_turn(base: Path, workload: Workload, book: Book, ends: float, options: ar
 
 def median_ratio(found: Mapping[str, Any], benchmark: str) -> float:
     """The median over the passes of a benchmark's time over the time of the model beside it."""
-    return middle(
-        [
-            mine[benchmark]["seconds"] / other[benchmark]["seconds"]
-            for mine, other in zip(found["passes"], found["reference"], strict=True)
-        ]
-    )
+    ratios: list[float] = [
+        mine[benchmark]["seconds"] / other[benchmark]["seconds"]
+        for mine, other in zip(found["passes"], found["reference"], strict=True)
+    ]
+    return median(ratios)
 
 
 def one(
@@ -208,13 +204,13 @@ def judged(book: Book, kind: str) -> dict[str, Any]:
         if name.startswith(kind + " ")
     }
     later = [times[1:] for times in us.values()]
-    medians = [middle(times) for times in later]
+    medians = [median(times) for times in later]
     within = mean(stdev(times) / mean(times) for times in later) if len(later[0]) > 1 else None
     return {
         "us": {name: [round(one, 2) for one in times] for name, times in us.items()},
         "within": within and round(within, 5),
         "between": round(stdev(medians) / mean(medians), 5) if len(medians) > 1 else None,
-        "first": round(mean(times[0] / middle(times[1:]) for times in us.values()), 4),
+        "first": round(mean(times[0] / median(times[1:]) for times in us.values()), 4),
         "spread_by_batch": {
             batch: round(
                 mean(
@@ -229,7 +225,7 @@ def judged(book: Book, kind: str) -> dict[str, Any]:
         },
         "a_a": {
             f"{side} a side, {'first pass dropped' if drop else 'all passes'}": errors(
-                [middle(times[drop:]) for times in us.values()], side
+                [median(times[drop:]) for times in us.values()], side
             )
             for side in (1, 2, 3)
             for drop in (0, 1)
@@ -249,8 +245,8 @@ def errors(medians: Sequence[float], side: int) -> dict[str, float]:
             found.append(abs(1 - ratio))
     found.sort()
     return {
-        "median": round(middle(found), 5),
-        "p90": round(found[int(0.9 * (len(found) - 1))], 5),
+        "median": round(median(found), 5),
+        "p90": round(found[ceil(0.9 * len(found)) - 1], 5),
         "pairs": len(found),
     }
 

@@ -10,10 +10,12 @@ processes. Whatever stands after ``--`` goes to ``search.run``.
 
 The last line on stdout is JSON. trials (finished, by state), failures (class and reason of each), schemes
 (scheme -> finished trials), wall_s (of the searches watched so far), trials_an_hour (after the baseline),
-phases (share of the trials' time: engine starts, answering and divergence, training, other building), gpu
-(of each watched stretch: mean utilization by NVML, in all, from the first trial on and while answers of the
-trials' timed passes were generated; share of the samples with more than 1 GiB in use), best,
-check (exit code and last line), naive (trial -> s of the search, s by itself).
+phases (share of the trials' time: probes of shapes, engine starts, answering and divergence, training, other
+building), gpu (of each watched stretch: mean utilization by NVML, in all, from the study's first trial on and
+in the trials' timed passes, taken from each one's beginning for as long as the answers of both models took:
+pauses within it shift that by as much; share of the samples with more than 1 GiB in use), best, check (exit
+code and last line), naive (trial -> s of its stages in the search, whose baseline is measured once and not
+counted; s by itself, all told).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -50,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     options.work.mkdir(parents=True, exist_ok=True)
     book = Book(options.work / "busy.jsonl")
-    model = with_shape(options.work, *options.questions, options.chats) if options.shape else []
+    short, long = options.questions
+    model = with_shape(options.work, short, long, options.chats) if options.shape else []
     command = ["--trials", str(options.trials), "--study", STUDY, "--timeout", str(options.seconds)]
     began = time.perf_counter()
     with Watch() as watch:
@@ -136,8 +139,9 @@ def run_module(folder: Path, module: str, *arguments: str, ends: float | None = 
         process.send_signal(signal.SIGINT)
         try:
             said, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()  # if it is not gone
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
     return process.returncode, said
 
 
@@ -168,7 +172,7 @@ def by_themselves(count: int, model: Sequence[str]) -> dict[str, list[float]]:
 def report() -> dict[str, Any]:
     """What the study's files say. To be called in the folder of the search."""
     records = load_trials(STUDY)
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for record in records:
         for name, seconds in record.seconds.items():
             if name == "measure":

@@ -8,12 +8,13 @@ import multiprocessing
 import os
 import platform
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def _make(folder: Path, quick: bool, widths: Mapping[str, float]) -> None:
         words |= {f"<{token}>": token for token in range(len(words), size.vocab)}
         (folder / name / "tokenizer.json").write_text(json.dumps(tokenizer))
         (folder / name / "done").touch()
+
+
+def linked(model: Path, folder: Path) -> Path:
+    """A folder with the same files, by hard links: whole or not there. What is there already stays."""
+    if not folder.exists():
+        half = folder.with_name(f"{folder.name}.half")
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(model, half, copy_function=os.link)
+        half.rename(folder)
+    return folder
 
 
 def make_questions(folder: Path, short: int = 256, long: int = 32, chats: int = 0) -> Path:
@@ -184,17 +195,10 @@ class Book:
 
 def bandwidth_gb_s(gpu: str) -> float | None:
     """The memory bandwidth of a GPU in GB/s as its datasheet has it; None where it is not known here."""
-    known = {"H200": 4800.0, "H100 PCIe": 2000.0, "H100": 3350.0, "L4": 300.0, "A100": 2039.0}
-    return next((value for name, value in known.items() if name in gpu), None)
+    known = {"H200": 4800.0, "H100 PCIe": 2000.0, "H100": 3350.0, "L4": 300.0, "A100-SXM4-80GB": 2039.0}
+    return next((value for name, value in known.items() if re.search(rf"\b{name}\b", gpu)), None)
 
 
 def say(text: str) -> None:
     """A line on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def middle(values: Sequence[float]) -> float:
-    """The median."""
-    from statistics import median
-
-    return median(values)

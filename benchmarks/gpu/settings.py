@@ -49,8 +49,10 @@ def own_core() -> Iterator[None]:
     """The scheduling thread, this one, stays on the last core and goes before all others where it may."""
     cores, level = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
     os.sched_setaffinity(0, {max(cores)})
-    with contextlib.suppress(PermissionError):
+    try:
         os.setpriority(os.PRIO_PROCESS, 0, -20)
+    except PermissionError:
+        print("own core: no leave to go before others", file=sys.stderr, flush=True)
     try:
         yield
     finally:

@@ -3,13 +3,13 @@
 Example: ``python benchmarks/gpu/shapes.py --out shapes.jsonl --minutes 9`` (a GPU; random weights)
 
 Each candidate goes through the product's own build and engine. The last line on stdout is JSON; candidates:
-name -> build_s (stage -> s), size_gib, build (peak GPU and private host memory, from outside), start_s,
-serve (the same while it is served, with clocks), kernels (kind of layer -> what vLLM computes it with), us
-(batch -> microseconds per generated token of each repeat), ratio (batch -> median over the median of the
-unchanged model before and after it), floor (batch of 1 -> share that reading the weights once a token takes
-of the time), or failed (class and reason). --quick takes the embedded model and three candidates, on a CPU
-too: it shows that the program works. Results are written as they come; the next run goes on where this one
-stopped.
+name -> build_s (stage -> s), size_gib, build (peak GPU and private host memory, from outside), start_s, serve
+(the same while it is served, with clocks), kernels (kind of layer -> what vLLM computes it with), us (batch
+-> microseconds per generated token of each repeat), ratio (batch -> median over the median of the unchanged
+model before it, and after it where there was time), floor (batch of 1 -> share that reading the weights once
+a token takes of the time), or failed (class and reason). --quick takes the embedded model and three
+candidates, on a CPU too: it shows that the program works; names are of the large shape. Results are written
+as they come; the next run goes on where this one stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from parts import (
@@ -30,7 +31,6 @@ from parts import (
     bandwidth_gb_s,
     make_models,
     make_questions,
-    middle,
     mixed,
     say,
     shared_options,
@@ -184,7 +184,7 @@ def report(book: Book, base: Path, tried: Mapping[str, Any], options: argparse.N
     """The JSON object: what was found, with ratios to the unchanged model."""
     ours = [found for name, found in book.found.items() if name.startswith(BASE)]
     before = {
-        batch: middle([time for found in ours for time in found["us"][batch]]) for batch in ours[0]["us"]
+        batch: median([time for found in ours for time in found["us"][batch]]) for batch in ours[0]["us"]
     }
     weights = sum(file.stat().st_size for file in base.glob("*.safetensors")) / 2**30
     told = about()
@@ -193,13 +193,13 @@ def report(book: Book, base: Path, tried: Mapping[str, Any], options: argparse.N
         if "us" not in found:
             continue
         found["ratio"] = {
-            batch: round(middle(times) / before[batch], 4) for batch, times in found["us"].items()
+            batch: round(median(times) / before[batch], 4) for batch, times in found["us"].items()
         }
         size = weights if name.startswith(BASE) else found["size_gib"]
         single = next(iter(found["us"]))
         if rate:
             floor_us = size * 2**30 / rate / 1e3
-            found["floor"] = round(floor_us / middle(found["us"][single]), 3)
+            found["floor"] = round(floor_us / median(found["us"][single]), 3)
     return {
         "candidates": book.found,
         "missing": [name for name in tried if name not in book.found],

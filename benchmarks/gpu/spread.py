@@ -8,15 +8,15 @@ turning tokens into text; with Python's threads taking turns every 0.1 ms instea
 collection; with the thread that schedules on a core of its own, before all others. A second engine, in
 another process, schedules each step only when the last one is over (``async_scheduling`` off).
 
-The last line on stdout is JSON. settings: name -> batch -> us (microseconds per token of each repeat),
-spread (their standard deviation over their mean), least, middle, and what went with each repeat in the mean:
-step_ms (median step), stalls (share of the time in steps of more than 1.5 times the median), cpu (seconds of
+The last line on stdout is JSON. settings: name -> batch -> us (microseconds per token of each repeat), spread
+(their standard deviation over their mean), least, middle, and what went with each repeat in the mean: step_ms
+(median step), stalls (share of the time in steps of more than 1.5 times the median), cpu (seconds of
 processor a second of this process), stolen (share of all cores' time that the host took away), switched
-(times that the scheduling thread was put aside, a second), gc (share of the time), sm_mhz. with_stolen,
-with_stalls: correlation of a repeat's time with them, over all settings of a batch, each setting's mean taken
-off. a_a: batch -> repeats a side -> estimate -> median error of one side's time against the other's, over
-random halves of the repeats of one setting; estimates: the median repeat, the least, and the sum of the least
-that each step took over the repeats. --quick takes the embedded model, on a CPU too.
+(times that the scheduling thread was put aside, a second), gc (share of the time), sm_mhz. correlation: batch
+-> of a repeat's time with what went with it, over all settings, each setting's mean taken off. a_a: batch ->
+repeats a side -> estimate -> median error of one side's time against the other's, over random halves of the
+repeats of one setting; estimates: the median repeat, the least, and the sum of the least that each step took
+over the repeats. --quick takes the embedded model, on a CPU too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     base = make_models(options.work, options.quick, {"base": 1.0})["base"]
     workload = mixed(make_questions(options.work / "data"), options.quick)
-    for alone in (False, True):  # an engine each, in processes of their own
+    for alone in (True, False):  # an engine each, in processes of their own; the one with less to do first
         process = multiprocessing.get_context("spawn").Process(
             target=measure, args=(base, workload, options, alone, ends)
         )

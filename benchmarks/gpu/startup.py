@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -40,7 +39,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from parts import about, make_models, say
+from parts import about, linked, make_models, say
 
 from squeeze.bench.engine import Engine, Generate, Start, Started
 from squeeze.bench.served import Served, Slice
@@ -217,9 +216,7 @@ def prepare(work: Path, quick: bool) -> dict[str, Path]:
     """Model folders: ``one``, its copy ``two``, and ``narrow`` with another feed-forward width."""
     # Made by a process of its own, not the fork server, whose start is to be timed.
     models = make_models(work / "models", quick, {"one": 1.0, "narrow": 0.75})
-    two = work / "models" / "two"
-    shutil.copytree(models["one"], two, copy_function=os.link)
-    return {**models, "two": two}
+    return {**models, "two": linked(models["one"], work / "models" / "two")}
 
 
 def questions(folder: Path) -> Path:

@@ -46,7 +46,8 @@ class Watch:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            threading.Thread(target=self._read, daemon=True).start()
+            self._heard = threading.Thread(target=self._read, daemon=True)
+            self._heard.start()
         self._host = threading.Thread(target=self._look, daemon=True)
         self._host.start()
         return self
@@ -56,6 +57,7 @@ class Watch:
         self._host.join()
         if self._smi is not None:
             self._smi.terminate()
+            self._heard.join()
             self._smi.wait()
         rows = [[cell.strip() for cell in line.split(",")] for line in self._lines]
         rows = [row for row in rows if len(row) == 8 and row[1].isdigit()]
@@ -115,8 +117,7 @@ def _unix(told: str) -> float:
 
 def _chosen() -> list[str]:
     """Which GPU nvidia-smi is to watch: the one that CUDA shows first."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    return [f"--id={first}"] if first else []
+    return ["--id=" + (os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0")]
 
 
 def _below(pid: int) -> list[int]:

@@ -83,8 +83,8 @@ def test_one_is_written_at_a_time(tmp_path: Path, held: Held) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trunk-00000001", "trunk-00000002"]
 
 
-def test_what_could_not_be_written_is_told_unless_the_training_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_could_not_be_written_is_raised_or_where_the_training_is_over_only_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -96,7 +96,9 @@ def test_what_could_not_be_written_is_told_unless_the_training_is_over(
         with pytest.raises(OSError, match="No space left"):
             told()
     kept.save({"w": torch.ones(1)}, facts(8, "decay"))
+    assert capsys.readouterr().err == ""
     kept.forget_decay(9)
+    assert "the last checkpoint was not written: [Errno 28] No space left" in capsys.readouterr().err
     kept.close()
     with pytest.raises(OSError, match="No space left"):
         Checkpoints(tmp_path).save({"w": torch.ones(1)}, facts(1))

@@ -154,8 +154,8 @@ class _Run:
 
     def _decay(self) -> float:
         while self.progress.step < self.schedule.steps:
-            self._step()
             self._save("decay")
+            self._step()
         last: float = self._look(self.text.validation)
         if not math.isfinite(last):
             self._diverged(f"the loss at step {self.progress.step} is {last}")

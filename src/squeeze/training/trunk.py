@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -142,10 +142,13 @@ class Checkpoints:
     def forget_decay(self, planned: int) -> None:
         """Delete the checkpoints of a decay that has come to its end, as soon as none is being written.
 
-        The training is over: that its last checkpoint could not be written does no harm any more.
+        The training is over: if its last checkpoint could not be written that is only told. A longer one
+        then goes on from an earlier step.
         """
-        with contextlib.suppress(Exception):
+        try:
             self.settle()
+        except Exception as error:
+            print(f"the last checkpoint was not written: {error}", file=sys.stderr, flush=True)
         for one in self._all():
             if one.kind == "decay" and one.planned == planned:
                 shutil.rmtree(one.path, ignore_errors=True)
@@ -162,7 +165,10 @@ class Checkpoints:
 def _clones(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copies where the tensors are, if some are on a GPU that has room for them; else none."""
     size = sum(value.nbytes for value in tensors.values() if value.is_cuda)
-    if not size or torch.cuda.mem_get_info()[0] < 2 * size:
+    if not size:
+        return {}
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # for what comes next
+    if torch.cuda.mem_get_info()[0] + kept < 2 * size:
         return {}
     try:
         return {name: value.detach().clone() for name, value in tensors.items()}
