@@ -124,7 +124,7 @@ class Checkpoints:
             if host is None or host.shape != value.shape or host.dtype != value.dtype:
                 host = torch.empty_like(value, device="cpu")
                 if value.is_cuda:
-                    host.zero_()  # a copy that waits for new memory to appear stops the training's kernels
+                    host.zero_()  # new memory appears now: the training's kernels seem to wait for a copy's
             self._host[name] = host.copy_(value.detach())
         return self._host
 
